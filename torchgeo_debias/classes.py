@@ -1,0 +1,130 @@
+"""The class table: names, training counts and the head, middle and tail groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from torchgeo_debias.errors import ConfigError, DataError
+
+Group = Literal["head", "middle", "tail", "background"]
+GROUPS: tuple[Group, ...] = ("head", "middle", "tail")
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a task, in the order of their ids.
+
+    Attributes:
+        names: One unique name per class; the position is the class id.
+        counts: Training samples of each class.
+        groups: Group of each class. Thirds of the classes sorted by falling count unless given; a background
+            class, if there is one, is in the group ``"background"`` and outside the thirds.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise DataError("No class found: the data need at least one labelled class.")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ConfigError(f"Class names must be unique, but {', '.join(twice)} stands more than once.")
+        if not len(self.names) == len(self.counts) == len(self.groups):
+            raise ConfigError(
+                f"A class table needs one count and one group a class; received {len(self.names)} names, "
+                f"{len(self.counts)} counts and {len(self.groups)} groups."
+            )
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Mapping[str, int],
+        groups: Mapping[str, Group] | None = None,
+        background: str | None = None,
+    ) -> ClassTable:
+        """Make a table from a mapping of class name to training count.
+
+        Args:
+            counts: Training samples by class name; the order of the mapping gives the class ids.
+            groups: Group by class name; where left out, thirds of the classes sorted by falling count
+                (ties keep the order of ``counts``).
+            background: Name of the class that stands for "none of the objects", if there is one.
+
+        Raises:
+            ConfigError: If ``background`` or a name in ``groups`` is not a class.
+        """
+        names = tuple(counts)
+        if background is not None and background not in counts:
+            raise ConfigError(f"The background class {background!r} is not among the classes {', '.join(names)}.")
+        given = dict(groups) if groups is not None else _thirds(counts, background)
+        if background is not None:
+            given[background] = "background"
+        if set(given) != set(names):
+            raise ConfigError(f"Groups must name every class once; odd ones: {sorted(set(given) ^ set(names))}.")
+        return cls(names, tuple(int(counts[n]) for n in names), tuple(given[n] for n in names))
+
+    @classmethod
+    def from_labels(
+        cls, labels: npt.NDArray[np.int64], names: Sequence[str], background: str | None = None
+    ) -> ClassTable:
+        """Count class ids ``labels`` of shape (N,) into a table of the classes ``names``."""
+        counts = np.bincount(labels, minlength=len(names))
+        return cls.from_counts(dict(zip(names, counts.tolist(), strict=True)), background=background)
+
+    @property
+    def background(self) -> int | None:
+        """Class id of the background, None where the task has none."""
+        return self.groups.index("background") if "background" in self.groups else None
+
+    @property
+    def imbalance_ratios(self) -> npt.NDArray[np.float64]:
+        """Largest count over each class's own count, shape (C,); infinite where a class has no sample."""
+        counts = np.asarray(self.counts, dtype=np.float64)
+        with np.errstate(divide="ignore"):
+            ratios: npt.NDArray[np.float64] = counts.max() / counts
+        return ratios
+
+    @property
+    def priors(self) -> npt.NDArray[np.float64]:
+        """Share of each class among the training samples, shape (C,), summing to 1.
+
+        A class without a sample counts as one, so that the logarithm of a prior is always finite.
+        """
+        counts = np.maximum(np.asarray(self.counts, dtype=np.float64), 1.0)
+        priors: npt.NDArray[np.float64] = counts / counts.sum()
+        return priors
+
+    def of_group(self, group: Group) -> list[int]:
+        """Class ids of one group, ascending."""
+        return [i for i, g in enumerate(self.groups) if g == group]
+
+    def with_counts(self, labels: npt.NDArray[np.int64]) -> ClassTable:
+        """The same classes with counts, and so groups, taken anew from class ids ``labels`` of shape (N,)."""
+        background = None if self.background is None else self.names[self.background]
+        return ClassTable.from_labels(labels, self.names, background)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The table as a list of objects with ``name``, ``count`` and ``group``, in the order of class ids."""
+        return [
+            {"name": n, "count": c, "group": g} for n, c, g in zip(self.names, self.counts, self.groups, strict=True)
+        ]
+
+    @classmethod
+    def from_json(cls, rows: Iterable[Mapping[str, Any]]) -> ClassTable:
+        """Read what :meth:`to_json` wrote."""
+        rows = list(rows)
+        return cls(
+            tuple(str(r["name"]) for r in rows), tuple(int(r["count"]) for r in rows), tuple(r["group"] for r in rows)
+        )
+
+
+def _thirds(counts: Mapping[str, int], background: str | None) -> dict[str, Group]:
+    objects = sorted((n for n in counts if n != background), key=lambda n: -counts[n])
+    return {str(name): group for group, part in zip(GROUPS, np.array_split(objects, 3), strict=True) for name in part}
