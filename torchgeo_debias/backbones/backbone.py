@@ -1,0 +1,173 @@
+"""One face for all backbones: raw model inside, normalised images in, pooled features out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from torchgeo_debias.backbones.registry import BackboneSpec, find_spec
+from torchgeo_debias.backbones.weights import fit_state, load_state, state_digest
+from torchgeo_debias.errors import ConfigError, WeightsError
+
+Pool = Literal["cls", "mean", "cls+mean"]
+
+#: Centre wavelengths in micrometres by band name, for backbones that ask for them (Sentinel-2 and common names).
+WAVELENGTHS = {
+    "coastal": 0.443, "blue": 0.490, "green": 0.560, "red": 0.665, "rededge": 0.740, "nir": 0.842, "swir1": 1.610,
+    "swir2": 2.190, "b01": 0.443, "b02": 0.490, "b03": 0.560, "b04": 0.665, "b05": 0.705, "b06": 0.740, "b07": 0.783,
+    "b08": 0.842, "b8a": 0.865, "b09": 0.945, "b10": 1.375, "b11": 1.610, "b12": 2.190, "vv": 3.75, "vh": 3.75,
+}  # fmt: skip
+
+
+class Backbone(nn.Module):
+    """A vision model that turns normalised images into one feature vector each.
+
+    Attributes:
+        model: The library's own model (after :func:`~torchgeo_debias.backbones.lora.add_lora` a peft model
+            around it), so that adapters saved from it open in stock peft.
+        spec: Its entry in the registry.
+        pool: ``cls`` token, ``mean`` of the patch tokens, or both side by side; a model without a class token has
+            only ``mean``.
+        dim: Length of a feature.
+        digest: SHA-256 of the pretrained tensors, before any fitting to bands or size.
+    """
+
+    def __init__(self, model: nn.Module, spec: BackboneSpec, pool: Pool, bands: tuple[str, ...], digest: str) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        has_cls = spec.family == "clip" or getattr(model, "num_prefix_tokens", 0) > 0
+        self.pool: Pool = pool if has_cls and spec.family != "dofa" else "mean"
+        self.bands = bands
+        self.digest = digest
+        width = _width(model, spec)
+        self.dim = 2 * width if self.pool == "cls+mean" else width
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, dim) of normalised images (B, C, S, S)."""
+        model = cast(Any, self.model)
+        if self.spec.family == "dofa":
+            return cast(Tensor, model.forward_features(images, wavelengths=_wavelengths(self.bands)))
+        if self.spec.family == "clip":
+            cls, patches = _clip_tokens(model, images)
+        else:
+            tokens = model.forward_features(images)
+            if tokens.ndim == 4:  # a map: most CNNs give NCHW, hierarchical transformers NHWC
+                space = (1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else (2, 3)
+                return cast(Tensor, tokens.mean(dim=space))
+            prefix = model.num_prefix_tokens
+            cls, patches = tokens[:, 0], tokens[:, prefix:]
+        if self.pool == "cls":
+            return cls
+        mean = patches.mean(dim=1)
+        return mean if self.pool == "mean" else torch.cat([cls, mean], dim=1)
+
+
+def create_backbone(
+    name: str,
+    *,
+    size: int,
+    bands: tuple[str, ...] = ("red", "green", "blue"),
+    pool: Pool = "cls+mean",
+    weights: str = "auto",
+) -> Backbone:
+    """Build a backbone for images of ``size`` pixels and any number of bands.
+
+    Args:
+        name: A name of :func:`~torchgeo_debias.backbones.registry.list_backbones` or ``timm:<architecture>``.
+        size: Side of the input, pixels.
+        bands: Names of the input bands.
+        pool: See :class:`Backbone`.
+        weights: ``auto``, ``hub``, ``wheel``, a path, or ``random`` (drawn under torch's current seed).
+
+    Raises:
+        ConfigError: For an unknown name, a pooling the backbone lacks, or a size that does not fit its patches.
+        WeightsError: If the weights cannot be had or are those of another architecture.
+    """
+    spec = find_spec(name)
+    if pool not in get_args(Pool):
+        raise ConfigError(f"Unknown pooling {pool!r}: choose one of {', '.join(get_args(Pool))}.")
+    model = _build(spec, size, len(bands))
+    patch = max(spec.patch, _patch(model))
+    if size % patch:
+        near = max(patch, round(size / patch) * patch)
+        raise ConfigError(
+            f"{name} needs a chip size that is a multiple of {patch} pixels; received {size}, try {near}."
+        )
+    if spec.family == "dofa":
+        _wavelengths(bands)
+    if weights == "random":
+        digest = state_digest(model.state_dict())
+    else:
+        state = load_state(spec, weights)
+        digest = state_digest(state)
+        fit_state(model, state, spec)
+    # Fused attention halves the speed of bf16 training on CPU (measured; see docs/benchmarks).
+    if not torch.cuda.is_available():
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                cast(Any, module).fused_attn = False
+    return Backbone(model, spec, pool, bands, digest)
+
+
+def _build(spec: BackboneSpec, size: int, bands: int) -> nn.Module:
+    if spec.library == "timm":
+        import timm
+
+        # CNNs take any size; plain ViTs are told, so that their position embeddings fit.
+        extra = {"img_size": size} if spec.family == "vit" else {}
+        return cast(nn.Module, timm.create_model(spec.arch, pretrained=False, num_classes=0, in_chans=bands, **extra))
+    if spec.library == "torchgeo":
+        from torchgeo.models import get_model
+
+        if spec.family == "dofa":
+            return cast(nn.Module, get_model(spec.arch, img_size=size, num_classes=0, global_pool=True))
+        extra = {"img_size": size} if spec.family == "vit" else {}
+        return cast(nn.Module, get_model(spec.arch, in_chans=bands, num_classes=0, **extra))
+    return _build_clip(spec, size, bands)
+
+
+def _build_clip(spec: BackboneSpec, size: int, bands: int) -> nn.Module:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise WeightsError(f"The backbone {spec.name} needs open_clip: install torchgeo-debias[clip].") from error
+    visual = open_clip.create_model(spec.arch, pretrained=None, force_image_size=size).visual
+    if bands != 3:
+        old = visual.conv1
+        visual.conv1 = nn.Conv2d(bands, old.out_channels, old.kernel_size, old.stride, bias=old.bias is not None)
+    return cast(nn.Module, visual)
+
+
+def _clip_tokens(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401 (a peft model or its base)
+    out = model.forward_intermediates(
+        images, indices=1, output_fmt="NLC", normalize_intermediates=True, intermediates_only=True,
+        output_extra_tokens=True,
+    )  # fmt: skip
+    return out["image_intermediates_prefix"][-1][:, 0], out["image_intermediates"][-1]
+
+
+def _width(model: nn.Module, spec: BackboneSpec) -> int:
+    if spec.family == "clip":
+        return int(cast(Any, model).ln_post.normalized_shape[0])
+    for name in ("num_features", "embed_dim"):
+        if isinstance(getattr(model, name, None), int):
+            return int(getattr(model, name))
+    raise ConfigError(f"Cannot tell the feature length of {spec.name}; use another backbone.")
+
+
+def _patch(model: nn.Module) -> int:
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    return int(size[0] if isinstance(size, tuple | list) else size)
+
+
+def _wavelengths(bands: tuple[str, ...]) -> list[float]:
+    unknown = [band for band in bands if band.lower() not in WAVELENGTHS]
+    if unknown:
+        raise ConfigError(
+            f"DOFA needs the wavelength of every band, but {', '.join(unknown)} is not a known band name; "
+            f"name the bands, for instance red, green, blue, nir."
+        )
+    return [WAVELENGTHS[band.lower()] for band in bands]
