@@ -257,15 +257,13 @@ def _ids(ids: Labels, n_classes: int, what: str) -> npt.NDArray[np.int64]:
 
 
 def _probabilities(values: npt.NDArray[np.floating[Any]], shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != shape:
-        raise DataError(
-            f"Probabilities must have one row a sample and one column a class, {shape}; got {values.shape}."
-        )
+    rows = np.asarray(values).astype(np.float64)
+    if rows.shape != shape:
+        raise DataError(f"Probabilities must have one row a sample and one column a class, {shape}; got {rows.shape}.")
     # The tolerance lets half-precision softmax through and still catches logits.
-    if not np.isfinite(values).all() or values.min() < 0 or np.abs(values.sum(axis=1) - 1).max() > 0.01:
+    if not np.isfinite(rows).all() or rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > 0.01:
         raise DataError("Probabilities must be finite, not negative and sum to 1 for each sample; apply softmax first.")
-    return values
+    return rows
 
 
 def _calibration_error(y_true: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
