@@ -11,11 +11,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import rasterio
-import rasterio.crs
-from pyproj import Geod
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, RasterioIOError
-from rasterio.warp import transform as transform_points
+from rasterio.transform import xy
 from rasterio.windows import Window
 
 from torchgeo_debias.errors import RasterError
@@ -76,7 +76,6 @@ class RasterSource:
         self.transform: Any = dataset.transform
         self.bounds: tuple[float, float, float, float] = tuple(dataset.bounds)
         self.block_shape: tuple[int, int] = dataset.block_shapes[0]
-        self.gsd = _gsd(self.crs, self.transform, self.width, self.height)
         self._nodata, self._nan_is_nodata = self._nodata_values(nodata)
 
     @property
@@ -128,15 +127,20 @@ class RasterSource:
         dataset = self._dataset
         if dataset.count == 0:
             raise RasterError(f"{self.path} holds no bands of its own; name one of its sub-datasets instead.")
-        if dataset.crs is None:
-            raise RasterError(
-                f"{self.path} has no coordinate reference system; assign the right one first, for example with "
-                "'gdal_edit.py -a_srs EPSG:32632'."
-            )
+        no_crs = (
+            f"{self.path} has no coordinate reference system on the earth; assign the right one first, for example "
+            "with 'gdal_edit.py -a_srs EPSG:32632'."
+        )
+        if dataset.crs is None or not (dataset.crs.is_geographic or dataset.crs.is_projected):
+            raise RasterError(no_crs)
         if dataset.transform.is_identity:
             raise RasterError(f"{self.path} has no position on the map; georeference it first.")
         if not dataset.transform.is_rectilinear or dataset.transform.b or dataset.transform.d:
             raise RasterError(f"{self.path} is rotated or sheared on the map; straighten it first with 'gdalwarp'.")
+        try:
+            self.gsd = _gsd(dataset)
+        except ProjError as error:
+            raise RasterError(no_crs) from error
 
     def _choose_bands(self, bands: Sequence[int] | None) -> None:
         dataset = self._dataset
@@ -199,7 +203,7 @@ class RasterSource:
                     # In the file's own type: -3.4e38 is declared as a double but stored as a float.
                     hit[:] = band == (stored.dtype.type(value) if stored.dtype.kind == "f" else value)
         every = stored.dtype.kind == "u"
-        combined: npt.NDArray[np.bool_] = hits.all(axis=0) if every else hits.any(axis=0)
+        combined: npt.NDArray[np.bool_] = (np.logical_and if every else np.logical_or).reduce(hits, axis=0)
         return combined
 
     def _finite(self, stored: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -221,15 +225,15 @@ def _open(path: Path) -> rasterio.DatasetReader:
         raise RasterError(f"{path} cannot be opened as a raster; check that it is a complete image file.") from error
 
 
-def _gsd(crs: rasterio.crs.CRS, transform: rasterio.Affine, width: int, height: int) -> float:
-    across, down = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
-    nominal = math.nan if crs.is_geographic else (across + down) / 2 * crs.linear_units_factor[1]
-    centre = (width / 2, height / 2)
-    steps = [transform @ (centre[0] + dx, centre[1] + dy) for dx, dy in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
-    try:
-        lon, lat = transform_points(crs, "EPSG:4326", *zip(*steps, strict=True))
-    except CRSError:
-        return nominal
+def _gsd(dataset: rasterio.DatasetReader) -> float:
+    rows = dataset.height / 2 + np.array([0, 0, -0.5, 0.5])
+    columns = dataset.width / 2 + np.array([-0.5, 0.5, 0, 0])
+    to_degrees = Transformer.from_crs(CRS.from_wkt(dataset.crs.to_wkt()), "EPSG:4326", always_xy=True)
+    lon, lat = to_degrees.transform(*xy(dataset.transform, rows, columns, offset="ul"))
     _, _, metres = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
-    ground = sum(metres) / 2
-    return ground if math.isnan(nominal) or not abs(ground / nominal - 1) < 0.01 else nominal
+    ground = float(np.mean(metres))
+    if dataset.crs.is_geographic:
+        return ground
+    across, down = dataset.res
+    nominal: float = (across + down) / 2 * dataset.crs.linear_units_factor[1]
+    return ground if abs(ground / nominal - 1) > 0.01 else nominal

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
+from rasterio.transform import from_origin
+
+from tests.tiling.rasters import noise, write_raster
+from torchgeo_debias.errors import RasterError
+from torchgeo_debias.tiling.source import RasterSource
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_raster(tmp_path_factory.mktemp("plain") / "plain.tif", noise((3, 17, 23)))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(x=st.integers(-30, 40), y=st.integers(-30, 40), w=st.integers(1, 60), h=st.integers(1, 60))
+def test_any_window_equals_the_padded_raster(plain: Path, x: int, y: int, w: int, h: int) -> None:
+    pad = 100
+    canvas = np.pad(noise((3, 17, 23)), ((0, 0), (pad, pad), (pad, pad)))
+    inside = np.pad(np.ones((17, 23), dtype=bool), pad)
+    with RasterSource(plain) as source:
+        image, valid = source.read(x, y, w, h)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, canvas[:, pad + y : pad + y + h, pad + x : pad + x + w])
+    np.testing.assert_array_equal(valid, inside[pad + y : pad + y + h, pad + x : pad + x + w])
+
+
+def test_attributes(plain: Path) -> None:
+    with RasterSource(plain, bands=[3, 1]) as source:
+        assert (source.width, source.height, source.count) == (23, 17, 2)
+        assert source.gsd == 2.0
+        assert source.bounds == (500_000, 5_399_966, 500_046, 5_400_000)
+        assert source.crs.to_epsg() == 32632
+        np.testing.assert_array_equal(source.read(0, 0, 23, 17)[0], noise((3, 17, 23))[[2, 0]])
+
+
+def test_band_names(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise((4, 4, 4)), photometric="rgb")
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
+        dataset.set_band_description(2, "B03")
+    with RasterSource(path) as source:
+        assert source.band_names == ("red", "B03", "blue", "band_4")
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [("uint8", "uint8"), ("uint16", "uint16"), ("int16", "int16"), ("int32", "float32"), ("float64", "float32")],
+)
+def test_dtypes(tmp_path: Path, stored: str, read: str) -> None:
+    with RasterSource(write_raster(tmp_path / "a.tif", noise((1, 4, 4), stored))) as source:
+        image, _ = source.read(0, 0, 4, 4)
+    assert source.dtype == image.dtype == np.dtype(read)
+
+
+def test_alpha_is_a_mask_and_not_a_band(tmp_path: Path) -> None:
+    pixels = noise((4, 6, 6))
+    pixels[3] = 255
+    pixels[3, 2:4, 1] = 0
+    path = write_raster(tmp_path / "a.tif", pixels, photometric="rgb", alpha="yes")
+    with RasterSource(path) as source:
+        image, valid = source.read(0, 0, 6, 6)
+    assert source.band_names == ("red", "green", "blue")
+    np.testing.assert_array_equal(valid, pixels[3] > 0)
+    assert (image[:, ~valid] == 0).all()
+
+
+def test_mask_band(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise((3, 6, 6)))
+    mask = np.full((6, 6), 255, dtype=np.uint8)
+    mask[0] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(mask)
+    with RasterSource(path) as source:
+        np.testing.assert_array_equal(source.read(0, 0, 6, 6)[1], mask > 0)
+
+
+def test_nodata_of_unsigned_rasters_needs_every_band(tmp_path: Path) -> None:
+    pixels = noise((2, 3, 3))
+    pixels[:, 0, 0] = 0
+    pixels[0, 1, 1] = 0  # dark in one band only: ordinary data
+    with RasterSource(write_raster(tmp_path / "a.tif", pixels, nodata=0)) as source:
+        valid = source.read(0, 0, 3, 3)[1]
+    assert np.argwhere(~valid).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_nodata_of_signed_rasters_needs_one_band(tmp_path: Path, dtype: str) -> None:
+    pixels = noise((2, 3, 3), dtype)
+    pixels[0, 1, 1] = -9999
+    with RasterSource(write_raster(tmp_path / "a.tif", pixels, nodata=-9999)) as source:
+        image, valid = source.read(0, 0, 3, 3)
+    assert np.argwhere(~valid).tolist() == [[1, 1]]
+    assert (image[:, 1, 1] == 0).all()
+
+
+def test_float_nodata_that_no_float_equals_exactly(tmp_path: Path) -> None:
+    pixels = noise((1, 3, 3), "float32")
+    pixels[0, 0, 0] = np.finfo(np.float32).min
+    with RasterSource(write_raster(tmp_path / "a.tif", pixels, nodata=-3.4028234663852886e38)) as source:
+        assert not source.read(0, 0, 3, 3)[1][0, 0]
+
+
+def test_nodata_of_each_band(tmp_path: Path) -> None:
+    pixels = noise((2, 3, 3), "int16")
+    pixels[0, 0, 0], pixels[1, 0, 0], pixels[1, 2, 2] = 300, 300, 301
+    path = write_raster(tmp_path / "a.tif", pixels)
+    vrt = tmp_path / "a.vrt"
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    text = vrt.read_text()
+    for band, value in ((1, 300), (2, 301)):
+        text, changed = re.subn(
+            f'(<VRTRasterBand [^>]*band="{band}"[^>]*>)', rf"\1<NoDataValue>{value}</NoDataValue>", text
+        )
+        assert changed == 1
+    vrt.write_text(text)
+    with RasterSource(vrt) as source:
+        assert np.argwhere(~source.read(0, 0, 3, 3)[1]).tolist() == [[0, 0], [2, 2]]
+
+
+def test_nodata_option_takes_the_place_of_the_declared_one(tmp_path: Path) -> None:
+    pixels = noise((1, 2, 2))
+    pixels[0] = [[0, 7], [8, 9]]
+    with RasterSource(write_raster(tmp_path / "a.tif", pixels, nodata=0), nodata=7) as source:
+        assert source.read(0, 0, 2, 2)[1].tolist() == [[True, False], [True, True]]
+
+
+def test_nan_must_be_declared(tmp_path: Path) -> None:
+    pixels = noise((2, 4, 4), "float32")
+    pixels[0, 1, 2] = np.nan
+    pixels[:, 3, 3] = -9999
+    path = write_raster(tmp_path / "nan.tif", pixels, nodata=-9999)
+    with RasterSource(path) as source, pytest.raises(RasterError, match=r"nan\.tif.*--nodata nan"):
+        source.read(0, 0, 4, 4)
+    with RasterSource(path, nodata=math.nan) as source:
+        image, valid = source.read(0, 0, 4, 4)
+    assert np.argwhere(~valid).tolist() == [[1, 2], [3, 3]]
+    assert np.isfinite(image).all()
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "gsd"),
+    [
+        ("EPSG:4326", from_origin(10, 60.0001, 1e-4, 1e-4), (11.132 / 2 * (math.cos(math.pi / 3) + 1))),
+        ("EPSG:3857", from_origin(0, 8_400_000, 10, 10), 10 * math.cos(math.radians(60.02))),
+        ("EPSG:2263", from_origin(980_000, 200_000, 1, 1), 0.3048),
+        ("EPSG:32632", from_origin(500_000, 5_400_000, 0.3, 0.5), 0.4),
+    ],
+)
+def test_gsd_is_in_metres_on_the_ground(tmp_path: Path, crs: str, transform: Any, gsd: float) -> None:
+    path = write_raster(tmp_path / "a.tif", noise((1, 3, 3)), crs=crs, transform=transform)
+    with RasterSource(path) as source:
+        assert source.gsd == pytest.approx(gsd, rel=5e-3)
+
+
+def _truncated(path: Path) -> Path:
+    write_raster(path, noise((3, 400, 400)), compress="deflate")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def _bare(path: Path, **options: Any) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return write_raster(path, noise((2, 4, 4)), **options)
+
+
+def test_refuses_what_cannot_be_placed_or_read(tmp_path: Path) -> None:
+    text = tmp_path / "text.tif"
+    text.write_text("not an image")
+    for path, words in [
+        (tmp_path / "missing.tif", "no raster at"),
+        (text, "cannot be opened"),
+        (_bare(tmp_path / "nocrs.tif", crs=None), "coordinate reference system.*gdal_edit"),
+        (_bare(tmp_path / "nowhere.tif", transform=Affine.identity()), "no position"),
+        (_bare(tmp_path / "turned.tif", transform=Affine.rotation(20) @ Affine.scale(2, -2)), "gdalwarp"),
+        (
+            _bare(tmp_path / "site.tif", crs='LOCAL_CS["site",UNIT["foot",0.3048]]'),
+            "no coordinate reference system on the earth",
+        ),
+        (_bare(tmp_path / "mars.tif", crs="ESRI:104905"), "no coordinate reference system on the earth"),
+        (write_raster(tmp_path / "complex.tif", np.ones((1, 3, 3), dtype="complex64")), "complex64"),
+    ]:
+        with pytest.raises(RasterError, match=words) as caught:
+            RasterSource(path)
+        assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("bands", [[0], [3], []])
+def test_refuses_bands_that_are_not_there(tmp_path: Path, bands: list[int]) -> None:
+    with pytest.raises(RasterError, match="2 bands; --bands"):
+        RasterSource(_bare(tmp_path / "a.tif"), bands)
+
+
+def test_refuses_a_file_that_breaks_off(tmp_path: Path) -> None:
+    path = _truncated(tmp_path / "half.tif")
+    with pytest.raises(RasterError, match=r"half\.tif"), RasterSource(path) as source:
+        source.read(0, 390, 400, 10)
+
+
+@pytest.mark.real_data
+def test_reads_every_real_raster(real_data: Path) -> None:
+    paths = sorted((real_data / "rasters").glob("*.tif"))
+    assert len(paths) == 8
+    for path in paths:
+        with RasterSource(path) as source:
+            image, valid = source.read(-3, -3, 40, 40)
+            assert image.shape == (source.count, 40, 40)
+            assert not valid[:3].any()
+            assert np.isfinite(image).all()
+            assert source.gsd > 0

@@ -1,0 +1,153 @@
+"""Where the tiles of a raster lie, and which cells of the map they speak for. All lengths in pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Self
+
+from torchgeo_debias.errors import ConfigError
+
+
+class Box(NamedTuple):
+    """A window in pixels, from the raster's upper left corner."""
+
+    col_off: int
+    row_off: int
+    width: int
+    height: int
+
+
+class Tile(NamedTuple):
+    """One window of the plan.
+
+    Attributes:
+        id: Position in reading order, counted from 0: ``row * columns + column``.
+        row: Row of tiles, from the top.
+        column: Column of tiles, from the left.
+        window: What is read; it may reach beyond the raster's right and lower edge.
+        own: The part of the raster that is this tile's alone: those of all tiles cover every pixel exactly once.
+    """
+
+    id: int
+    row: int
+    column: int
+    window: Box
+    own: Box
+
+
+class Share(NamedTuple):
+    """How much of a cell one tile covers along one axis: ``weight`` in (0, 1], as a share of the cell's length."""
+
+    cell: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles and cells along one axis of the raster.
+
+    Cells are ``step`` long and cover the axis once, the last one cut at its end. Tiles are ``window`` long, one
+    begins with each cell, and there are just as many as reach the end.
+
+    Attributes:
+        length: Of the raster, pixels.
+        window: Of a tile, pixels.
+        step: From one tile to the next, and of a cell, pixels.
+    """
+
+    length: int
+    window: int
+    step: int
+
+    @cached_property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return max(math.ceil((self.length - self.window) / self.step), 0) + 1
+
+    @cached_property
+    def cells(self) -> int:
+        """Number of cells."""
+        return math.ceil(self.length / self.step)
+
+    def cell(self, index: int) -> tuple[int, int]:
+        """First pixel and length of a cell."""
+        start = index * self.step
+        return start, min(self.step, self.length - start)
+
+    def own(self, tile: int) -> tuple[int, int]:
+        """First pixel and length of the part that is a tile's alone; the last tile has the rest of the axis."""
+        start = tile * self.step
+        return start, self.length - start if tile == self.tiles - 1 else self.step
+
+    def shares(self, tile: int) -> list[Share]:
+        """The cells a tile covers, wholly or in part."""
+        start = tile * self.step
+        end = min(start + self.window, self.length)
+        shares = []
+        for index in range(tile, min(math.ceil(end / self.step), self.cells)):
+            first, length = self.cell(index)
+            shares.append(Share(index, (min(first + length, end) - first) / length))
+        return shares
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """A regular grid of square tiles over a raster, with the cells on which their predictions are laid down.
+
+    The grid begins at the raster's upper left corner, so that ids and places depend on nothing but the three numbers.
+    Without overlap a cell is its tile, cut at the raster's edge. With overlap the tiles are closer than they are
+    long and several speak for one cell.
+
+    Attributes:
+        columns: The horizontal axis.
+        rows: The vertical axis.
+    """
+
+    columns: Axis
+    rows: Axis
+
+    @classmethod
+    def of(cls, width: int, height: int, window: float, overlap: float = 0.0) -> Self:
+        """Plan a raster.
+
+        Args:
+            width: Of the raster, pixels.
+            height: Of the raster, pixels.
+            window: Side of a tile, pixels; rounded.
+            overlap: Share of a tile that the next one covers again, ``0 <= overlap < 1``.
+
+        Raises:
+            ConfigError: If the overlap is out of range or the tile is smaller than a pixel.
+        """
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"The overlap of tiles must be at least 0 and below 1; received {overlap}.")
+        side = round(window)
+        if side < 1:
+            raise ConfigError(f"A tile must be at least one pixel wide; received {window:.3g} pixels.")
+        step = max(round(side * (1 - overlap)), 1)
+        return cls(Axis(width, side, step), Axis(height, side, step))
+
+    def __len__(self) -> int:
+        return self.rows.tiles * self.columns.tiles
+
+    def __iter__(self) -> Iterator[Tile]:
+        """The tiles in reading order: row by row from the top, each from the left."""
+        for row in range(self.rows.tiles):
+            top, own_height = self.rows.own(row)
+            for column in range(self.columns.tiles):
+                left, own_width = self.columns.own(column)
+                yield Tile(
+                    row * self.columns.tiles + column,
+                    row,
+                    column,
+                    Box(left, top, self.columns.window, self.rows.window),
+                    Box(left, top, own_width, own_height),
+                )
+
+    def settled(self, tiles_done: int) -> int:
+        """Number of rows of cells, from the top, that no tile after the first ``tiles_done`` ones reaches."""
+        rows_done = tiles_done // self.columns.tiles
+        return self.rows.cells if rows_done == self.rows.tiles else rows_done
