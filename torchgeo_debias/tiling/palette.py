@@ -99,7 +99,8 @@ def _seen(colours: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def _distance(seen: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    # Most readers see all hues: asking the same of every vision would leave them a page of blues, so theirs counts half.
+    # Most readers see all hues; asking the same of every vision would leave them a page of blues, so theirs counts
+    # half.
     weights = np.array([0.5, 1.0, 1.0])
     distances: npt.NDArray[np.float64] = (np.linalg.norm(seen - other, axis=-1) * weights).min(axis=1)
     return distances
