@@ -117,7 +117,7 @@ def install(extras: str) -> None:
     pip = (PYTHON, "-m", "pip", "install")
     # The constraints reach the build environments too. A relative name, since pip splits these values at spaces.
     env = os.environ | {"PIP_CONSTRAINT": "constraints.txt", "PIP_BUILD_CONSTRAINT": "constraints.txt", "PIP_USER": "0"}
-    if succeeds(*pip, "--quiet", "uv", env=env):
+    if succeeds(*pip, "-qq", "uv", env=env):
         listing = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
         uv = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--compile-bytecode")
         uv_env = uv_environment(listing.stdout) | os.environ
