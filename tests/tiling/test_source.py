@@ -79,6 +79,16 @@ def test_alpha_is_a_mask_and_not_a_band(tmp_path: Path) -> None:
     assert (image[:, ~valid] == 0).all()
 
 
+def test_alpha_that_is_asked_for_is_data(tmp_path: Path) -> None:
+    pixels = noise((4, 6, 6))
+    pixels[3, 0] = 0
+    path = write_raster(tmp_path / "a.tif", pixels, photometric="rgb", alpha="yes")
+    with RasterSource(path, bands=[1, 2, 3, 4]) as source:
+        image, valid = source.read(0, 0, 6, 6)
+    assert valid.all()
+    np.testing.assert_array_equal(image, pixels)
+
+
 def test_mask_band(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise((3, 6, 6)))
     mask = np.full((6, 6), 255, dtype=np.uint8)

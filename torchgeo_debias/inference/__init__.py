@@ -1,1 +1,1 @@
-"""TODO."""
+"""Trained models on rasters (`rasters`) and on the features of a layer (`features`)."""

@@ -113,7 +113,7 @@ class VectorSink(_Sink):
         Args:
             path: Final name.
             crs: Of every geometry to come.
-            fields: pandas dtype by field name, in the order of the file.
+            fields: pandas dtype by field name of a layer that stays empty; otherwise the first part has the say.
             geometry_type: OGR name such as ``Polygon`` or ``MultiPolygon``; ``Unknown`` where mixed.
             table: Classes for the style, which goes by the field ``class``.
 
@@ -136,12 +136,12 @@ class VectorSink(_Sink):
         self._begun = False
 
     def write(self, features: gpd.GeoDataFrame) -> None:
-        """Add features with the fields and the CRS of the sink.
+        """Add features in the CRS of the sink, all parts with the same fields.
 
         Raises:
             OutputError: If the disk takes no more.
         """
-        self._parts.append(features[self._empty.columns])
+        self._parts.append(features)
         self._waiting += len(features)
         self._rows += len(features)
         if self._format == ".gpkg" and self._waiting >= _FLUSH_ROWS:
@@ -181,6 +181,7 @@ class VectorSink(_Sink):
             driver="GPKG",
             layer=self.path.stem,
             geometry_type=self._geometry_type,
+            promote_to_multi=self._geometry_type.startswith("Multi"),
             append=self._begun,
             **options,
         )

@@ -54,7 +54,8 @@ class RasterSource:
 
         Args:
             path: Any raster that GDAL opens.
-            bands: Bands to read, counted from 1; every band but alpha where left out.
+            bands: Bands to read, counted from 1; every band but alpha where left out. An alpha band that is named
+                here is read as data and masks nothing.
             nodata: Takes the place of the nodata value in the file; NaN is added to it instead.
 
         Raises:
@@ -154,6 +155,8 @@ class RasterSource:
                 f"received {', '.join(map(str, bands)) or 'none'}."
             )
         self.bands: tuple[int, ...] = tuple(bands)
+        # GDAL takes the near infrared of many four-band files for alpha; who names that band wants its values.
+        self._alpha = [i for i in self._alpha if i not in self.bands]
         stored = np.result_type(*(dataset.dtypes[i - 1] for i in self.bands))
         if stored.kind not in "uif":
             raise RasterError(f"{self.path} holds {stored} values; convert it to real numbers first.")

@@ -1,0 +1,60 @@
+"""What classifying a raster or a layer asks of a model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.data.chips import ChipSpec
+
+
+class Prediction(NamedTuple):
+    """Class probabilities of N chips.
+
+    Attributes:
+        probabilities: (N, C) float32, rows sum to 1.
+        raw: The same from the biased twin that a model keeps for comparison, None where it has none; a model gives
+            it always or never.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    raw: npt.NDArray[np.float32] | None = None
+
+    def at(self, index: int | npt.NDArray[np.intp]) -> Prediction:
+        """Of the chips at ``index``; one chip loses the first axis."""
+        return Prediction(self.probabilities[index], None if self.raw is None else self.raw[index])
+
+
+class ChipPredictor(Protocol):
+    """A model of chips, whatever stands behind it.
+
+    Attributes:
+        table: The classes, in the order of the columns of :class:`Prediction`.
+        spec: How its training chips were cut.
+        bands: Names of the bands it takes, in order.
+        dtype: numpy name of the pixel type it was trained on, such as ``uint8``.
+    """
+
+    @property
+    def table(self) -> ClassTable: ...  # noqa: D102
+
+    @property
+    def spec(self) -> ChipSpec: ...  # noqa: D102
+
+    @property
+    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+
+    def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
+        """Classify chips.
+
+        Args:
+            images: (N, C, S, S) of :attr:`dtype`, raw units, 0 where invalid.
+            valid: (N, S, S), False where a pixel is nodata.
+        """
+        ...

@@ -1,0 +1,114 @@
+"""What rasters and layers have in common once they are classified: checks, attributes, the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.errors import ConfigError, OutputError, RasterError
+from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
+from torchgeo_debias.tiling.source import RasterSource
+
+FIELDS = {"class": "string", "class_id": "Int32", "score": "float32", "group": "string"}
+"""pandas dtypes of the attributes of every classified feature."""
+
+RAW_FIELDS = {"class_raw": "string", "score_raw": "float32"}
+"""Those that come with the prediction of a biased twin."""
+
+
+@dataclass(frozen=True)
+class ClassifySummary:
+    """What came out.
+
+    Attributes:
+        counts: Classified tiles (or cells, with overlap) or features by class name, in the order of the class table;
+            the background is counted even where it is not written.
+        tiles: Tiles of the rasters, or features of the layer.
+        skipped: How many of these the model never saw since they hold no data or lie outside.
+        files: Files written.
+    """
+
+    counts: dict[str, int]
+    tiles: int
+    skipped: int
+    files: tuple[Path, ...]
+
+
+def check_source(source: RasterSource, predictor: ChipPredictor) -> None:
+    """Refuse a raster that does not fit the model.
+
+    Raises:
+        RasterError: If the number of bands or the type of the pixels differs.
+    """
+    if source.count != len(predictor.bands):
+        raise RasterError(
+            f"{source.path} gives {source.count} bands ({_some(source.band_names)}) but the model takes "
+            f"{len(predictor.bands)} ({_some(predictor.bands)}); choose them in this order with --bands."
+        )
+    if source.dtype != np.dtype(predictor.dtype):
+        raise RasterError(
+            f"{source.path} holds {source.dtype} values but the model was trained on {predictor.dtype}; give a raster "
+            "of the same type and scaling."
+        )
+
+
+def check_job(inputs: Iterable[Path], outputs: Iterable[Path], batch_size: int) -> None:
+    """Refuse a job before it begins.
+
+    Raises:
+        OutputError: If a result would take the place of an input.
+        ConfigError: If the batch size is not positive.
+    """
+    taken = {Path(path).resolve() for path in inputs}
+    for path in outputs:
+        if Path(path).resolve() in taken:
+            raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
+    if batch_size < 1:
+        raise ConfigError(f"The batch size must be at least 1; received {batch_size}.")
+
+
+def prediction_columns(table: ClassTable, prediction: Prediction) -> pd.DataFrame:
+    """The attributes :data:`FIELDS`, and :data:`RAW_FIELDS` where there is a twin, of N features.
+
+    Args:
+        table: The classes.
+        prediction: (N, C) each; a row of NaN means "not classified" and becomes nulls.
+    """
+    ids, scores = best(prediction.probabilities)
+    columns = {
+        "class": _pick(table.names, ids),
+        "class_id": pd.Series(ids).where(ids >= 0),
+        "score": scores,
+        "group": _pick(table.groups, ids),
+    }
+    if prediction.raw is not None:
+        raw_ids, columns["score_raw"] = best(prediction.raw)
+        columns["class_raw"] = _pick(table.names, raw_ids)
+    dtypes = FIELDS if prediction.raw is None else FIELDS | RAW_FIELDS
+    return pd.DataFrame({name: pd.Series(columns[name], dtype=dtype) for name, dtype in dtypes.items()})
+
+
+def best(probabilities: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Class id of the highest of (N, C) probabilities, -1 in rows of NaN, and that probability; each (N,)."""
+    ids = np.where(np.isnan(probabilities[:, 0]), -1, probabilities.argmax(axis=1))
+    return ids, probabilities.max(axis=1)
+
+
+def count_classes(table: ClassTable, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How often each class id occurs, shape (C,); negative ids are left out."""
+    return np.bincount(ids[ids >= 0], minlength=len(table.names))
+
+
+def _pick(names: tuple[str, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    picked: npt.NDArray[np.object_] = np.array([*names, None], dtype=object)[ids]
+    return picked
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:11])}, ... {names[-1]}"
