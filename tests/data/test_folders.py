@@ -12,7 +12,7 @@ from rasterio.transform import from_origin
 from torchgeo_debias.data.chips import resize
 from torchgeo_debias.data.folders import centre_crop, read_folder
 from torchgeo_debias.data.images import read_image
-from torchgeo_debias.errors import Cancelled, DataError
+from torchgeo_debias.errors import Cancelled, ConfigError, DataError
 from torchgeo_debias.progress import Progress
 
 RNG = np.random.default_rng(0)
@@ -223,6 +223,10 @@ def test_missing_things_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "train" / "a" / "0.png")
     with pytest.raises(DataError, match="has no folder 'test', only train"):
         read_folder(tmp_path, 8, split="test")
+    with pytest.raises(ConfigError, match="at least 8 pixels"):
+        read_folder(tmp_path, 4)
+    with pytest.raises(ConfigError, match="crop must be at least 1"):
+        read_folder(tmp_path, 8, crop=0)
     with pytest.raises(DataError, match=r"3 bands, so the bands \[4\]"):
         read_folder(tmp_path, 8, bands=[4])
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.data._threads import one_torch_thread
 from torchgeo_debias.data.chips import Chips, ChipSpec, resize
 from torchgeo_debias.data.images import ImageArray, read_image
 from torchgeo_debias.data.splits import split_sources
-from torchgeo_debias.errors import DataError
+from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.progress import ProgressCallback, silent, track
 
 Split = Literal["train", "test"]
@@ -64,7 +65,12 @@ def read_folder(
     Raises:
         DataError: If the folder is missing, empty or oddly laid out, if a class folder is empty or not among
             ``classes``, or if an image is damaged or unlike the others.
+        ConfigError: If a size or share is out of range.
     """
+    spec = ChipSpec(size)
+    if crop is not None and crop < 1:
+        raise ConfigError(f"The central crop must be at least 1 pixel; received {crop}.")
+    root = Path(root)
     files, names = _list_images(root, split, classes)
     if split is not None and not _has_splits(root):
         label = np.asarray([names.index(name) for _, name in files], dtype=np.int64)
@@ -79,24 +85,25 @@ def read_folder(
     valid = np.empty((n, size, size), dtype=bool)
     longest: Counter[int] = Counter()
     gsds: list[float] = []
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        loaded = pool.map(lambda file: _load(file[0], size, bands, crop), files)
-        for i, (image, side) in enumerate(track(loaded, "read images", progress, n)):
-            if (len(image.bands), image.pixels.dtype) != (len(first.bands), first.pixels.dtype):
-                raise DataError(
-                    f"All images must be alike, but {files[i][0]} has {len(image.bands)} bands of "
-                    f"{image.pixels.dtype} and {files[0][0]} has {len(first.bands)} of {first.pixels.dtype}."
-                )
-            images[i], valid[i] = image.pixels, image.valid
-            longest[side] += 1
-            if image.gsd is not None:
-                gsds.append(image.gsd)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with one_torch_thread():
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            loaded = pool.map(lambda file: _load(file[0], size, bands, crop), files)
+            for i, (image, side) in enumerate(track(loaded, "read images", progress, n)):
+                if (len(image.bands), image.pixels.dtype) != (len(first.bands), first.pixels.dtype):
+                    raise DataError(
+                        f"All images must be alike, but {files[i][0]} has {len(image.bands)} bands of "
+                        f"{image.pixels.dtype} and {files[0][0]} has {len(first.bands)} of {first.pixels.dtype}."
+                    )
+                images[i], valid[i] = image.pixels, image.valid
+                longest[side] += 1
+                if image.gsd is not None:
+                    gsds.append(image.gsd)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     labels = np.asarray([names.index(name) for _, name in files], dtype=np.int64)
-    spec = ChipSpec(size, window=float(_mode(longest)), unit="px", gsd=float(np.median(gsds)) if gsds else None)
+    spec = replace(spec, window=float(_mode(longest)), gsd=float(np.median(gsds)) if gsds else None)
     sources = np.asarray([_relative(path, root) for path, _ in files])
     return Chips(images, valid, labels, sources, ClassTable.from_labels(labels, names), spec, first.bands)
 

@@ -61,10 +61,12 @@ def read_image(path: Path, bands: Sequence[int] | None = None) -> ImageArray:
         if not bands or min(bands) < 1 or max(bands) > len(names):
             raise DataError(f"{path} has {len(names)} bands, so the bands {list(bands)} cannot be taken from it.")
         pixels, names = pixels[[b - 1 for b in bands]], tuple(names[b - 1] for b in bands)
-    if not np.isfinite(pixels[:, image.valid]).all():
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels[:, image.valid]).all():
         raise DataError(f"{path} has NaN or infinite pixels; declare them as nodata or fill them.")
     dtype = pixels.dtype if pixels.dtype.name in KEPT_DTYPES else np.dtype(np.float32)
-    return ImageArray(np.where(image.valid, pixels, 0).astype(dtype), image.valid, names, image.gsd)
+    if not image.valid.all():
+        pixels = np.where(image.valid, pixels, 0)
+    return ImageArray(pixels.astype(dtype, copy=False), image.valid, names, image.gsd)
 
 
 def _for_pil(path: Path) -> bool:

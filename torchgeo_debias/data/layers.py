@@ -18,6 +18,7 @@ import shapely
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data._background import free_windows
 from torchgeo_debias.data._layer_io import open_layer, read_layer, with_class
+from torchgeo_debias.data._threads import one_torch_thread
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.windows import MIN_SIDE, cut_square, square_windows
 from torchgeo_debias.errors import ConfigError, DataError, LabelError
@@ -275,10 +276,11 @@ def _cut(
 ) -> Chipped:
     images = np.zeros((len(windows), source.count, size, size), dtype=source.dtype)
     valid = np.zeros((len(windows), size, size), dtype=bool)
-    # Neighbours in the file one after the other, so that a block is decoded once.
-    for i in np.lexsort((windows[:, 0], windows[:, 1] // 512)):
-        images[i], valid[i] = cut_square(source.read, windows[i], size)
-        done()
+    with one_torch_thread():
+        # Neighbours in the file one after the other, so that a block is decoded once.
+        for i in np.lexsort((windows[:, 0], windows[:, 1] // 512)):
+            images[i], valid[i] = cut_square(source.read, windows[i], size)
+            done()
     kept = np.flatnonzero(valid.any(axis=(1, 2)))
     return (images, valid, kept) if len(kept) == len(windows) else (images[kept], valid[kept], kept)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torchgeo.datasets import DOTA, RESISC45, EuroSAT, NonGeoDataset, UCMerced
 
 from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.data._threads import one_torch_thread
 from torchgeo_debias.data.chips import Chips, ChipSpec, resize
 from torchgeo_debias.data.windows import cut_square, square_windows
 from torchgeo_debias.errors import ConfigError, DataError
@@ -160,6 +162,7 @@ def _labels(sample: Mapping[str, Tensor]) -> Tensor:
 
 def _load_scenes(name: str, root: Path, split: str, size: int, download: bool, progress: ProgressCallback) -> Chips:
     make, bands, dtype = _SCENES[name]
+    spec = ChipSpec(size, gsd=_GSD.get(name))
     with _found(name, root):
         # A download is worth its checksum; what lies there already was checked when it came.
         dataset = make(root=root, split=split, download=download, checksum=download)
@@ -168,13 +171,14 @@ def _load_scenes(name: str, root: Path, split: str, size: int, download: bool, p
     valid = np.ones((n, size, size), dtype=bool)
     labels = np.empty(n, dtype=np.int64)
     sides = []
-    for i in track(range(n), "read images", progress):
-        sample = dataset[i]
-        image = _as_stored(sample["image"], dtype)
-        images[i], _ = resize(image, np.ones(image.shape[1:], dtype=bool), size)
-        labels[i] = int(_labels(sample))
-        sides.append(max(image.shape[1:]))
-    spec = ChipSpec(size, window=float(np.median(sides)), gsd=_GSD.get(name))
+    with one_torch_thread():
+        for i in track(range(n), "read images", progress):
+            sample = dataset[i]
+            image = _as_stored(sample["image"], dtype)
+            images[i], _ = resize(image, np.ones(image.shape[1:], dtype=bool), size)
+            labels[i] = int(_labels(sample))
+            sides.append(max(image.shape[1:]))
+    spec = replace(spec, window=float(np.median(sides)))
     sources = np.asarray([Path(path).relative_to(root).as_posix() for path, _ in dataset.imgs])
     return Chips(images, valid, labels, sources, ClassTable.from_labels(labels, dataset.classes), spec, bands)
 
@@ -187,19 +191,20 @@ def _load_dota(
     with _found("dota", root):
         dataset = DOTA(root=root, split=split, version=version, download=download, checksum=download)
     images, valid, labels, sources = [], [], [], []
-    for i in track(range(len(dataset)), "read images", progress):
-        sample = dataset[i]
-        corners = sample["bbox"].numpy().reshape(-1, 4, 2).astype(np.float64)
-        bounds = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-        # A box may be as thin as a line, but a chip cannot be fitted to a point.
-        bounds[:, 2:] = np.maximum(bounds[:, 2:], bounds[:, :2] + 1)
-        read = _padded(_as_stored(sample["image"], np.uint8))
-        for window in square_windows(bounds, spec, None):
-            pixels, mask = cut_square(read, window, spec.size)
-            images.append(pixels)
-            valid.append(mask)
-        labels += _labels(sample).tolist()
-        sources += [Path(dataset.sample_df.iloc[i]["image_path"]).stem] * len(bounds)
+    with one_torch_thread():
+        for i in track(range(len(dataset)), "read images", progress):
+            sample = dataset[i]
+            corners = sample["bbox"].numpy().reshape(-1, 4, 2).astype(np.float64)
+            bounds = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+            # A box may be as thin as a line, but a chip cannot be fitted to a point.
+            bounds[:, 2:] = np.maximum(bounds[:, 2:], bounds[:, :2] + 1)
+            read = _padded(_as_stored(sample["image"], np.uint8))
+            for window in square_windows(bounds, spec, None):
+                pixels, mask = cut_square(read, window, spec.size)
+                images.append(pixels)
+                valid.append(mask)
+            labels += _labels(sample).tolist()
+            sources += [Path(dataset.sample_df.iloc[i]["image_path"]).stem] * len(bounds)
     if not images:
         raise DataError(f"The {split} split of DOTA {version} in {root} has no object.")
     label = np.asarray(labels, dtype=np.int64)
