@@ -1,0 +1,141 @@
+"""The stages of training as functions: frozen features, adapt, debias, align."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from torchgeo_debias.backbones import Backbone, add_lora, create_backbone
+from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.data.normalise import Normalisation
+from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head, log_priors
+from torchgeo_debias.progress import ProgressCallback
+from torchgeo_debias.training.config import TrainConfig
+from torchgeo_debias.training.features import extract_features
+from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage, to_linear
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass
+class Run:
+    """What the stages of one training run share.
+
+    Attributes:
+        chips: Training chips.
+        validation: Held-out chips for early stopping, if any.
+        normalisation: Fitted once.
+        config: The run's configuration.
+        progress: Told after each step.
+        checkpoints: Folder for checkpoints, None for none.
+        seconds: Wall time of each stage so far.
+    """
+
+    chips: Chips
+    validation: Chips | None
+    normalisation: Normalisation
+    config: TrainConfig
+    progress: ProgressCallback
+    checkpoints: Path | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of the block to ``seconds``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def backbone(self) -> Backbone:
+        """A fresh pretrained backbone for these chips."""
+        config = self.config
+        L.seed_everything(config.seed, workers=True, verbose=False)
+        return create_backbone(
+            config.backbone,
+            size=self.chips.spec.size,
+            bands=self.chips.bands,
+            pool=config.pool,
+            weights=config.weights,
+        )
+
+    def features(self, backbone: Backbone, stage: str) -> Array:
+        """Features of the training chips."""
+        return extract_features(
+            backbone,
+            self.chips,
+            self.normalisation,
+            precision=self.config.precision,
+            stage=stage,
+            progress=self.progress,
+        )
+
+
+def offset(run: Run, tau: float) -> Tensor:
+    """Logit adjustment of the training chips' classes as a tensor (C,)."""
+    return torch.from_numpy(log_priors(run.chips.table, tau))
+
+
+def adapt(run: Run, tau: float = 0.0) -> tuple[Backbone, LinearHead]:
+    """Stage 1: backbone + LoRA + head under cross-entropy, adjusted by ``tau`` (0: plain)."""
+    backbone = add_lora(run.backbone(), run.config.lora)
+    return _fit(run, backbone, None, Objective(offset(run, tau)), "adapt", run.config)
+
+
+def finetune(run: Run) -> tuple[Backbone, LinearHead]:
+    """The yardstick that trains all weights, at a hundredth of LoRA's learning rate."""
+    return _fit(
+        run, run.backbone(), None, Objective(offset(run, 0.0)), "finetune", replace(run.config, lr=run.config.lr / 100)
+    )
+
+
+def debias(run: Run, features: Array) -> Calibration:
+    """Stage 2: cluster the features of all training chips and move those of rare classes."""
+    with run.timed("debias"):
+        return calibrate(features, run.chips.labels, run.chips.table, run.config.debias, run.config.seed)
+
+
+def align(run: Run, features: Array, targets: Array) -> tuple[Backbone, LinearHead]:
+    """Stage 3: a fresh LoRA whose features meet the calibrated ones, and its head.
+
+    Args:
+        run: The run.
+        features: (N, D) of stage 1.
+        targets: (N, D), calibrated.
+    """
+    config = run.config
+    labels, classes = run.chips.labels, len(run.chips.table.names)
+    on_targets = fit_head(targets, labels, classes)
+    adjustment = log_priors(run.chips.table, config.tau)
+    with_l2 = config.align_loss != "ce"
+    objective = Objective(
+        offset(run, config.tau if config.head == "joint" else 0.0),
+        torch.from_numpy(targets) if with_l2 else None,
+        torch.from_numpy(features.std(axis=0) + 1e-6) if with_l2 else None,
+        ce_weight=float(config.align_loss != "l2"),
+        l2_weight=config.align_weight if config.align_loss == "l2+ce" else 1.0,
+    )
+    backbone = add_lora(run.backbone(), config.lora)
+    backbone, joint = _fit(run, backbone, None, objective, "align", config)
+    if config.head == "joint":
+        return backbone, joint
+    head = on_targets if config.head == "targets" else fit_head(run.features(backbone, "features"), labels, classes)
+    return backbone, head.shifted(-adjustment)
+
+
+def _fit(
+    run: Run, backbone: Backbone, start: LinearHead | None, objective: Objective, stage: str, config: TrainConfig
+) -> tuple[Backbone, LinearHead]:
+    head = nn.Linear(backbone.dim, len(run.chips.table.names)) if start is None else to_linear(start)
+    module = StageModule(backbone, head, run.normalisation, objective, config)
+    with run.timed(stage):
+        run_stage(module, run.chips, run.validation, stage, run.progress, run.checkpoints)
+    return module.backbone, from_linear(module.head)

@@ -1,0 +1,185 @@
+"""From chips and a configuration to a model package: one entry for every method."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from torchgeo_debias.backbones import Backbone, find_spec
+from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.data.normalise import Normalisation
+from torchgeo_debias.data.splits import split_by_source
+from torchgeo_debias.debias import LinearHead, fit_head, log_priors
+from torchgeo_debias.errors import DataError
+from torchgeo_debias.package import Adapter, BackboneInfo, Classifier, ModelPackage
+from torchgeo_debias.progress import ProgressCallback, silent
+from torchgeo_debias.training.config import TrainConfig
+from torchgeo_debias.training.stages import Run, adapt, align, debias, finetune
+
+_VERSIONS = ("torchgeo-debias", "torch", "torchgeo", "timm", "peft", "lightning", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run leaves.
+
+    Attributes:
+        package: The model.
+        seconds: Wall time of each stage.
+    """
+
+    package: ModelPackage
+    seconds: dict[str, float]
+
+
+def train(
+    chips: Chips,
+    config: TrainConfig,
+    *,
+    progress: ProgressCallback = silent,
+    checkpoints: Path | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Trained:
+    """Train one method on labelled chips.
+
+    Args:
+        chips: Training chips; every class needs at least two.
+        config: See :class:`TrainConfig`.
+        progress: Told after each step; may raise ``Cancelled``.
+        checkpoints: Folder for a checkpoint an epoch, from which an interrupted run goes on; None for none.
+        provenance: Facts about the data, kept in the package beside seed and versions.
+
+    Raises:
+        DataError: If there are fewer than two classes, or a class has fewer than two samples.
+        WeightsError: If the backbone's weights cannot be had.
+    """
+    _check(chips)
+    validation = None
+    if config.val_share > 0:
+        kept, held = split_by_source(chips, config.val_share, config.seed)
+        chips, validation = chips.subset(kept), chips.subset(held)
+    run = Run(chips, validation, _normalisation(chips, config), config, progress, checkpoints)
+    backbone, head, raw = _METHODS[config.method](run)
+    whole = _cpu(backbone.model.state_dict()) if config.method == "finetune" else None
+    package = ModelPackage(
+        table=chips.table,
+        spec=chips.spec,
+        bands=chips.bands,
+        dtype=str(chips.images.dtype),
+        normalisation=run.normalisation,
+        backbone=BackboneInfo(
+            config.backbone, backbone.pool, backbone.dim, backbone.digest, find_spec(config.backbone).licence
+        ),
+        model=Classifier(_adapter(backbone), head),
+        raw=raw,
+        finetuned=whole,
+        method=config.to_json(),
+        metrics={},
+        provenance={
+            "seed": config.seed,
+            "versions": versions(),
+            "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
+            "training_chips": len(chips),
+            **(provenance or {}),
+        },
+        thresholds={},
+    )
+    return Trained(package, run.seconds)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}
+
+
+Result = tuple[Backbone, LinearHead, Classifier | None]
+
+
+def _probe(run: Run) -> Result:
+    backbone = run.backbone()
+    features = run.features(backbone, "features")
+    return backbone, fit_head(features, run.chips.labels, len(run.chips.table.names)), None
+
+
+def _probe_la(run: Run) -> Result:
+    backbone, head, _ = _probe(run)
+    return backbone, head.shifted(-_adjustment(run)), None
+
+
+def _lora(run: Run) -> Result:
+    return (*adapt(run), None)
+
+
+def _lora_la(run: Run) -> Result:
+    if run.config.adjust == "train":
+        return (*adapt(run, run.config.tau), None)
+    backbone, head = adapt(run)
+    return backbone, head.shifted(-_adjustment(run)), None
+
+
+def _finetune(run: Run) -> Result:
+    return (*finetune(run), None)
+
+
+def _deblora(run: Run) -> Result:
+    biased, head = adapt(run)
+    raw = Classifier(_adapter(biased), head)
+    features = run.features(biased, "features")
+    calibration = debias(run, features)
+    return (*align(run, features, calibration.targets), raw)
+
+
+_METHODS: dict[str, Callable[[Run], Result]] = {
+    "probe": _probe,
+    "probe-la": _probe_la,
+    "lora": _lora,
+    "lora-la": _lora_la,
+    "finetune": _finetune,
+    "deblora": _deblora,
+}
+
+
+def _adjustment(run: Run) -> npt.NDArray[np.float32]:
+    return log_priors(run.chips.table, run.config.tau)
+
+
+def _check(chips: Chips) -> None:
+    if len(chips.table.names) < 2:
+        raise DataError(f"Training needs at least two classes; found only {chips.table.names[0]!r}.")
+    few = [f"{n} ({c})" for n, c in zip(chips.table.names, chips.table.counts, strict=True) if c < 2]
+    if few:
+        raise DataError(
+            f"Every class needs at least two training samples; too few: {', '.join(few)}; "
+            "label more of them or leave the class out."
+        )
+
+
+def _normalisation(chips: Chips, config: TrainConfig) -> Normalisation:
+    """The statistics the weights were trained with for plain 8-bit RGB, else those of the training chips."""
+    statistics = find_spec(config.backbone).statistics
+    if statistics is not None and chips.images.dtype == np.uint8 and len(chips.bands) == 3 and config.stretch == "none":
+        return Normalisation.from_unit_range(*statistics)
+    return Normalisation.fit(chips.images, chips.valid, config.stretch)
+
+
+def _adapter(backbone: Backbone) -> Adapter | None:
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if not isinstance(backbone.model, PeftModel):
+        return None
+    config = backbone.model.peft_config["default"].to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    plain["inference_mode"] = True
+    return Adapter(plain, _cpu(get_peft_model_state_dict(backbone.model)))
+
+
+def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
