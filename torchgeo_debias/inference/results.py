@@ -15,10 +15,10 @@ from torchgeo_debias.errors import ConfigError, OutputError, RasterError
 from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
 from torchgeo_debias.tiling.source import RasterSource
 
-FIELDS = {"class": "string", "class_id": "Int32", "score": "float32", "group": "string"}
+FIELDS = {"class": "string", "class_id": "Int32", "score": "float64", "group": "string"}
 """pandas dtypes of the attributes of every classified feature."""
 
-RAW_FIELDS = {"class_raw": "string", "score_raw": "float32"}
+RAW_FIELDS = {"class_raw": "string", "score_raw": "float64"}
 """Those that come with the prediction of a biased twin."""
 
 
@@ -84,12 +84,12 @@ def prediction_columns(table: ClassTable, prediction: Prediction) -> pd.DataFram
     columns = {
         "class": _pick(table.names, ids),
         "class_id": pd.Series(ids).where(ids >= 0),
-        "score": scores,
+        "score": _readable(scores),
         "group": _pick(table.groups, ids),
     }
     if prediction.raw is not None:
-        raw_ids, columns["score_raw"] = best(prediction.raw)
-        columns["class_raw"] = _pick(table.names, raw_ids)
+        raw_ids, raw_scores = best(prediction.raw)
+        columns |= {"class_raw": _pick(table.names, raw_ids), "score_raw": _readable(raw_scores)}
     dtypes = FIELDS if prediction.raw is None else FIELDS | RAW_FIELDS
     return pd.DataFrame({name: pd.Series(columns[name], dtype=dtype) for name, dtype in dtypes.items()})
 
@@ -108,6 +108,11 @@ def count_classes(table: ClassTable, ids: npt.NDArray[np.int64]) -> npt.NDArray[
 def _pick(names: tuple[str, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
     picked: npt.NDArray[np.object_] = np.array([*names, None], dtype=object)[ids]
     return picked
+
+
+def _readable(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Without the digits that float32 does not have, which attribute tables would show: 0.7, not 0.699999988."""
+    return scores.astype(np.float64).round(6)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -125,12 +125,12 @@ class VectorSink(_Sink):
             raise ConfigError(
                 f"Writing {path} needs pyarrow; install it with 'pip install torchgeo-debias[parquet]' or choose .gpkg."
             )
+        columns = {name: pd.Series(dtype=dtype) for name, dtype in fields.items()}
+        self._empty = gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries([], crs=crs), crs=crs)
         super().__init__(path, VECTOR_FORMATS)
         self._format = self.path.suffix.lower()
         self._geometry_type = geometry_type
         self._table = table
-        columns = {name: pd.Series(dtype=dtype) for name, dtype in fields.items()}
-        self._empty = gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries([], crs=crs), crs=crs)
         self._parts: list[gpd.GeoDataFrame] = []
         self._waiting = self._rows = 0
         self._begun = False
