@@ -8,7 +8,7 @@ four test objects measures nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,7 +257,9 @@ def _write_layer(frame: gpd.GeoDataFrame, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def mosaic(folder: Path, out: Path, gsd: float, crs: str, cell: int) -> gpd.GeoDataFrame:
+def mosaic(
+    folder: Path, out: Path, gsd: float, crs: str, cell: int, images: Sequence[str] | None = None
+) -> gpd.GeoDataFrame:
     """Lay the images of a scene folder side by side as one map whose classes are known.
 
     The order is shuffled, always alike, so that neighbours differ in class. One row of cells is held at a time.
@@ -269,6 +271,7 @@ def mosaic(folder: Path, out: Path, gsd: float, crs: str, cell: int) -> gpd.GeoD
         gsd: Metres per pixel of the map.
         crs: Of the map, projected.
         cell: Side of a cell, pixels; images of another size are resized to it.
+        images: Paths within ``folder`` of the images to lay out, their parent naming the class; default: all.
 
     Returns:
         One square a cell, in row order, with ``class`` and ``source`` (path within ``folder``).
@@ -280,7 +283,8 @@ def mosaic(folder: Path, out: Path, gsd: float, crs: str, cell: int) -> gpd.GeoD
     """
     if gsd <= 0 or cell < 1 or not _is_crs(crs):
         raise ConfigError(f"A mosaic needs a positive gsd and cell and a known CRS; received {gsd}, {cell} and {crs}.")
-    sources = sorted(p for p in folder.glob("*/*") if p.is_file() and not p.name.startswith("."))
+    found = folder.glob("*/*") if images is None else [folder / name for name in images]
+    sources = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
     if not sources:
         raise DataError(f"No image found in {folder}; it must hold one folder of images a class.")
     order = np.random.default_rng(0).permutation(len(sources))

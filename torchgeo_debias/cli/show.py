@@ -1,0 +1,122 @@
+"""What the command line prints: bars on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from torchgeo_debias.progress import Progress, ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from torchgeo_debias.classes import ClassTable
+    from torchgeo_debias.evaluation import Scores
+    from torchgeo_debias.inference.results import ClassifySummary
+    from torchgeo_debias.package import ModelPackage
+
+
+def line(text: str) -> None:
+    """One line of result."""
+    typer.echo(text)
+
+
+def error(sentence: str) -> None:
+    """The sentence that ends a refused run."""
+    typer.echo(f"Error: {' '.join(sentence.split())}", err=True)
+
+
+def as_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def plain_logging() -> None:
+    """Show the library's warnings as plain lines on stderr, and nothing of the libraries below."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log = logging.getLogger("torchgeo_debias")
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+
+
+@contextmanager
+def bar(quiet: bool) -> Iterator[ProgressCallback]:
+    """A callback that draws one bar a stage on stderr."""
+    if quiet:
+        yield silent
+        return
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def report(progress: Progress) -> None:
+        current = bars.get("now")
+        # A stage that starts again (the same name from zero) gets a bar of its own.
+        if current is None or current.desc != progress.stage or progress.done < current.n:
+            if current is not None:
+                current.close()
+            current = bars["now"] = tqdm(total=progress.total or None, desc=progress.stage, leave=True)
+        current.update(progress.done - current.n)
+
+    try:
+        yield report
+    finally:
+        if "now" in bars:
+            bars["now"].close()
+
+
+def class_counts(table: ClassTable) -> None:
+    """The class table, most frequent first."""
+    width = max(len(name) for name in table.names)
+    for name, count, group in sorted(zip(table.names, table.counts, table.groups, strict=True), key=lambda r: -r[1]):
+        line(f"  {name:<{width}}  {count:>7}  {group}")
+
+
+def scores(after: Scores, before: Scores | None) -> None:
+    """F1 of the groups, beside those of the plain LoRA where it was kept."""
+    line(f"{'F1':<8}" + (f"{'LoRA':>8}" if before is not None else "") + f"{'model':>8}")
+    for key in ("head", "middle", "tail", "macro"):
+        old = f"{100 * before.f1[key]:>8.1f}" if before is not None else ""
+        line(f"{key:<8}{old}{100 * after.f1[key]:>8.1f}")
+    if after.absent:
+        line(f"No test sample: {', '.join(after.absent)}")
+
+
+def summary(result: ClassifySummary, machine: bool) -> None:
+    """What classifying a raster or a layer came to."""
+    if machine:
+        as_json(
+            {
+                "counts": result.counts,
+                "tiles": result.tiles,
+                "skipped": result.skipped,
+                "files": [str(path) for path in result.files],
+            }
+        )
+        return
+    for name, count in result.counts.items():
+        line(f"  {name:<24} {count:>8}")
+    line(f"{result.tiles} seen, {result.skipped} of them without data; written: {', '.join(map(str, result.files))}")
+
+
+def package(model: ModelPackage) -> None:
+    """A model package for people."""
+    gsd = f"{model.spec.gsd:g} m" if model.spec.gsd else "unknown"
+    window = "fitted to the object" if model.spec.window is None else f"{model.spec.window:g} {model.spec.unit}"
+    facts = {
+        "method": model.method.get("method"),
+        "backbone": f"{model.backbone.name} ({model.backbone.licence}), weights {model.backbone.digest[:12]}",
+        "bands": f"{', '.join(model.bands)} ({model.dtype})",
+        "chip": f"{model.spec.size} px of a window of {window}, ground sampling distance {gsd}",
+        "compared with": "plain LoRA" if model.raw is not None else "nothing",
+        "seed": model.provenance.get("seed"),
+        "trained on": model.provenance.get("training_chips"),
+    }
+    for name, value in facts.items():
+        line(f"{name:<14}{value}")
+    line("classes")
+    class_counts(model.table)
