@@ -116,6 +116,15 @@ def test_several_rasters_cover_a_layer_together(tmp_path: Path) -> None:
     assert [s.done for s in steps] == [0, 3, 9, 9]
 
 
+def test_the_first_raster_with_data_has_the_say(tmp_path: Path, raster: Path) -> None:
+    red = mosaic(np.zeros((3, 3), dtype=int), 10)
+    red[:, :10] = 0
+    first = write_raster(tmp_path / "red.tif", red, nodata=0)
+    layer = saved(footprints(), tmp_path / "h.gpkg")
+    classify_features([first, raster], layer, ByColour(FITTED), tmp_path / "out.gpkg")
+    assert read(tmp_path / "out.gpkg")["class_id"].tolist() == [*IDS[0], *[0] * 6]
+
+
 def test_points_need_a_window(tmp_path: Path, raster: Path) -> None:
     points = footprints()
     points.geometry = points.centroid

@@ -152,13 +152,23 @@ def test_what_holds_no_data_is_never_sent(tmp_path: Path, mask: str) -> None:
     assert len(layer(tmp_path / "a.gpkg")) == 9
 
 
-def test_cells_without_data_are_left_out_under_overlap_too(tmp_path: Path) -> None:
-    pixels = mosaic(np.zeros((1, 4), dtype=int), 8)
-    pixels[:, :, 8:16] = 0
+@pytest.mark.parametrize("overlap", [0.5, 0.75])
+def test_cells_without_data_are_left_out_under_overlap_too(tmp_path: Path, overlap: float) -> None:
+    pixels = mosaic(np.zeros((3, 4), dtype=int), 8)
+    valid = np.ones((24, 32), bool)
+    valid[:, 8:16] = False
+    valid[20:] = False  # below the middle of the last row of tiles
+    pixels[:, ~valid] = 0
     path = write_raster(tmp_path / "m.tif", pixels, nodata=0)
-    classify_raster([path], ByColour(), tmp_path / "a.parquet", overlap=0.5)
-    lefts = (gpd.read_parquet(tmp_path / "a.parquet").bounds["minx"] - 500_000) / 2
-    assert sorted(set(lefts)) == [0, 4, 16, 20, 24, 28]
+    classify_raster([path], ByColour(), tmp_path / "a.parquet", map_path=tmp_path / "a.tif", overlap=overlap)
+    bounds = gpd.read_parquet(tmp_path / "a.parquet").bounds
+    step = round(8 * (1 - overlap))
+    found = np.zeros((24, 32), bool)
+    for left, top in zip((bounds["minx"] - 500_000) / 2, (5_400_000 - bounds["maxy"]) / 2, strict=True):
+        found[int(top) : int(top) + step, int(left) : int(left) + step] = True
+    np.testing.assert_array_equal(found, valid)
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1) == 0, valid)
 
 
 def test_background_and_low_scores_stay_out_of_the_polygons(tmp_path: Path) -> None:
