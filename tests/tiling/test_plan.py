@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchgeo_debias.errors import ConfigError
@@ -14,6 +14,7 @@ SIZES = st.integers(1, 24)
 OVERLAPS = st.floats(0, 0.95)
 
 
+@settings(deadline=None)
 @given(width=SIZES, height=SIZES, window=st.floats(1, 30), overlap=OVERLAPS)
 def test_own_parts_cover_every_pixel_once(width: int, height: int, window: float, overlap: float) -> None:
     hits = np.zeros((height, width), dtype=int)
@@ -26,6 +27,7 @@ def test_own_parts_cover_every_pixel_once(width: int, height: int, window: float
     assert (hits == 1).all()
 
 
+@settings(deadline=None)
 @given(width=SIZES, height=SIZES, window=st.floats(1, 30), overlap=OVERLAPS)
 def test_ids_are_unique_in_reading_order_and_stable(width: int, height: int, window: float, overlap: float) -> None:
     plan = TilePlan.of(width, height, window, overlap)
@@ -35,6 +37,7 @@ def test_ids_are_unique_in_reading_order_and_stable(width: int, height: int, win
     assert all(a.row <= b.row for a, b in pairwise(tiles))
 
 
+@settings(deadline=None)
 @given(length=SIZES, window=st.integers(1, 30), data=st.data())
 def test_shares_are_the_covered_part_of_each_cell(length: int, window: int, data: st.DataObject) -> None:
     axis = Axis(length, window, data.draw(st.integers(1, window)))
@@ -51,6 +54,7 @@ def test_shares_are_the_covered_part_of_each_cell(length: int, window: int, data
     assert (found.max(axis=0) > 0).all()
 
 
+@settings(deadline=None)
 @given(width=SIZES, height=SIZES, window=st.integers(1, 30), overlap=OVERLAPS)
 def test_settled_rows_are_reached_by_no_later_tile(width: int, height: int, window: int, overlap: float) -> None:
     plan = TilePlan.of(width, height, window, overlap)

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
@@ -26,7 +26,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_raster(tmp_path_factory.mktemp("plain") / "plain.tif", noise((3, 17, 23)))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(x=st.integers(-30, 40), y=st.integers(-30, 40), w=st.integers(1, 60), h=st.integers(1, 60))
 def test_any_window_equals_the_padded_raster(plain: Path, x: int, y: int, w: int, h: int) -> None:
     pad = 100
