@@ -14,7 +14,8 @@ from torchgeo_debias.errors import ConfigError
 Method = Literal["probe", "probe-la", "lora", "lora-la", "finetune", "deblora"]
 METHODS: tuple[Method, ...] = get_args(Method)
 AlignLoss = Literal["l2", "ce", "l2+ce"]
-HeadFit = Literal["joint", "refit", "targets"]
+HeadFit = Literal["joint", "refit", "targets", "calibrated"]
+Adjust = Literal["train", "posthoc", "refit"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,17 @@ class TrainConfig:
         pool: How tokens become one feature. Ours.
         lora: Rank 8 as in the released code; the rest ours.
         debias: Stage 2; see there.
-        align_loss: Stage 3: ``l2`` to the calibrated features (reconstructed Eq. 4), ``ce`` (the control without
-            them), or both. Ours: both, see ``docs/method.md`` for the measurement behind the choice.
+        align_loss: Stage 3: ``l2`` to the calibrated features (reconstructed Eq. 4), ``ce`` (logit-adjusted
+            cross-entropy, the control without them), or both. Ours: both, see ``docs/method.md`` for the measurement behind the choice.
         align_weight: Weight of the l2 term where both are used. Ours.
-        head: How the head of ``deblora`` is fitted: ``joint`` with the LoRA of stage 3; ``refit``: logistic
-            regression on the aligned features (a linear probe, as in the paper; it loses the gain); ``targets``:
-            logistic regression on the calibrated features, kept. Ours: ``joint``.
-        tau: Strength of the logit adjustment in ``probe-la``, ``lora-la`` and the head of ``deblora``; 0 is none.
-        adjust: When the logits are adjusted in ``lora-la``: in training (``train``) or afterwards (``posthoc``).
+        head: How the head of ``deblora`` is fitted. ``joint``: with the LoRA of stage 3. The others are logistic
+            regressions with the logits adjusted afterwards: ``refit`` on the aligned features (a linear probe, as in
+            the paper), ``targets`` on the calibrated features that stage 3 aimed at, ``calibrated`` on the aligned
+            features, calibrated once more. Ours, by validation: ``calibrated``.
+        tau: Strength of the logit adjustment in ``probe-la``, ``lora-la`` and ``deblora``; 0 is none.
+        adjust: How the logits are adjusted in ``lora-la``: in training (``train``); afterwards (``posthoc``); or
+            afterwards, on a logistic regression fitted anew on the adapted features (``refit``, by validation the
+            strongest).
         epochs: Of the stages adapt and align each.
         batch_size: Chips a step.
         lr: Peak learning rate of AdamW (1e-3 in the released code); ``finetune`` uses a hundredth of it.
@@ -61,9 +65,9 @@ class TrainConfig:
     debias: DebiasSettings = field(default_factory=DebiasSettings)
     align_loss: AlignLoss = "l2+ce"
     align_weight: float = 1.0
-    head: HeadFit = "joint"
+    head: HeadFit = "calibrated"
     tau: float = 1.0
-    adjust: Literal["train", "posthoc"] = "train"
+    adjust: Adjust = "refit"
     epochs: int = 10
     batch_size: int = 16
     lr: float = 1e-3
@@ -81,16 +85,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
-        for name, kind in (("align_loss", AlignLoss), ("head", HeadFit), ("precision", Precision)):
+        for name, kind in (("align_loss", AlignLoss), ("head", HeadFit), ("adjust", Adjust), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}.")
         for name in ("epochs", "batch_size", "accumulate", "devices", "patience"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; received {getattr(self, name)}.")
         if self.align_loss == "l2" and self.head == "joint":
-            raise ConfigError(
-                "align_loss 'l2' trains no head: choose head 'refit' or 'targets', or align_loss 'l2+ce'."
-            )
+            raise ConfigError("align_loss 'l2' trains no head: choose another head, or align_loss 'l2+ce'.")
         if not 0 <= self.val_share < 1:
             raise ConfigError(f"val_share must lie between 0 and 1; received {self.val_share}.")
 

@@ -226,14 +226,6 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def to_linear(head: LinearHead) -> nn.Linear:
-    """A trainable layer that starts from ``head``."""
-    layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
-    layer.weight.data.copy_(torch.from_numpy(head.weight))
-    layer.bias.data.copy_(torch.from_numpy(head.bias))
-    return layer
-
-
 def from_linear(layer: nn.Linear) -> LinearHead:
     """The values of a trained layer."""
     weight: npt.NDArray[np.float32] = layer.weight.detach().float().cpu().numpy().copy()

@@ -21,7 +21,7 @@ from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head,
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.features import extract_features
-from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage, to_linear
+from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
 
 Array = npt.NDArray[np.float32]
 
@@ -87,13 +87,13 @@ def offset(run: Run, tau: float) -> Tensor:
 def adapt(run: Run, tau: float = 0.0) -> tuple[Backbone, LinearHead]:
     """Stage 1: backbone + LoRA + head under cross-entropy, adjusted by ``tau`` (0: plain)."""
     backbone = add_lora(run.backbone(), run.config.lora)
-    return _fit(run, backbone, None, Objective(offset(run, tau)), "adapt", run.config)
+    return _fit(run, backbone, Objective(offset(run, tau)), "adapt", run.config)
 
 
 def finetune(run: Run) -> tuple[Backbone, LinearHead]:
     """The yardstick that trains all weights, at a hundredth of LoRA's learning rate."""
     return _fit(
-        run, run.backbone(), None, Objective(offset(run, 0.0)), "finetune", replace(run.config, lr=run.config.lr / 100)
+        run, run.backbone(), Objective(offset(run, 0.0)), "finetune", replace(run.config, lr=run.config.lr / 100)
     )
 
 
@@ -112,29 +112,33 @@ def align(run: Run, features: Array, targets: Array) -> tuple[Backbone, LinearHe
         targets: (N, D), calibrated.
     """
     config = run.config
-    labels, classes = run.chips.labels, len(run.chips.table.names)
-    on_targets = fit_head(targets, labels, classes)
-    adjustment = log_priors(run.chips.table, config.tau)
     with_l2 = config.align_loss != "ce"
     objective = Objective(
-        offset(run, config.tau if config.head == "joint" else 0.0),
+        offset(run, config.tau),
         torch.from_numpy(targets) if with_l2 else None,
         torch.from_numpy(features.std(axis=0) + 1e-6) if with_l2 else None,
         ce_weight=float(config.align_loss != "l2"),
         l2_weight=config.align_weight if config.align_loss == "l2+ce" else 1.0,
     )
-    backbone = add_lora(run.backbone(), config.lora)
-    backbone, joint = _fit(run, backbone, None, objective, "align", config)
+    backbone, joint = _fit(run, add_lora(run.backbone(), config.lora), objective, "align", config)
     if config.head == "joint":
         return backbone, joint
-    head = on_targets if config.head == "targets" else fit_head(run.features(backbone, "features"), labels, classes)
-    return backbone, head.shifted(-adjustment)
+    if config.head == "targets":
+        return backbone, adjusted_head(run, targets)
+    aligned = run.features(backbone, "aligned features")
+    return backbone, adjusted_head(run, aligned if config.head == "refit" else debias(run, aligned).targets)
+
+
+def adjusted_head(run: Run, features: Array, tau: float | None = None) -> LinearHead:
+    """Logistic regression on features of the training chips, its logits adjusted by ``tau`` (None: the run's)."""
+    head = fit_head(features, run.chips.labels, len(run.chips.table.names))
+    return head.shifted(-log_priors(run.chips.table, run.config.tau if tau is None else tau))
 
 
 def _fit(
-    run: Run, backbone: Backbone, start: LinearHead | None, objective: Objective, stage: str, config: TrainConfig
+    run: Run, backbone: Backbone, objective: Objective, stage: str, config: TrainConfig
 ) -> tuple[Backbone, LinearHead]:
-    head = nn.Linear(backbone.dim, len(run.chips.table.names)) if start is None else to_linear(start)
+    head = nn.Linear(backbone.dim, len(run.chips.table.names))
     module = StageModule(backbone, head, run.normalisation, objective, config)
     with run.timed(stage):
         run_stage(module, run.chips, run.validation, stage, run.progress, run.checkpoints)

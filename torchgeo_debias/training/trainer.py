@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from torchgeo_debias.backbones import Backbone, find_spec
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.splits import split_by_source
-from torchgeo_debias.debias import LinearHead, fit_head, log_priors
+from torchgeo_debias.debias import LinearHead, log_priors
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.package import Adapter, BackboneInfo, Classifier, ModelPackage
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.config import TrainConfig
-from torchgeo_debias.training.stages import Run, adapt, align, debias, finetune
+from torchgeo_debias.training.stages import Run, adapt, adjusted_head, align, debias, finetune
 
 _VERSIONS = ("torchgeo-debias", "torch", "torchgeo", "timm", "peft", "lightning", "scikit-learn", "numpy")
 
@@ -105,13 +104,12 @@ Result = tuple[Backbone, LinearHead, Classifier | None]
 
 def _probe(run: Run) -> Result:
     backbone = run.backbone()
-    features = run.features(backbone, "features")
-    return backbone, fit_head(features, run.chips.labels, len(run.chips.table.names)), None
+    return backbone, adjusted_head(run, run.features(backbone, "features"), tau=0.0), None
 
 
 def _probe_la(run: Run) -> Result:
-    backbone, head, _ = _probe(run)
-    return backbone, head.shifted(-_adjustment(run)), None
+    backbone = run.backbone()
+    return backbone, adjusted_head(run, run.features(backbone, "features")), None
 
 
 def _lora(run: Run) -> Result:
@@ -122,7 +120,9 @@ def _lora_la(run: Run) -> Result:
     if run.config.adjust == "train":
         return (*adapt(run, run.config.tau), None)
     backbone, head = adapt(run)
-    return backbone, head.shifted(-_adjustment(run)), None
+    if run.config.adjust == "refit":
+        return backbone, adjusted_head(run, run.features(backbone, "features")), None
+    return backbone, head.shifted(-log_priors(run.chips.table, run.config.tau)), None
 
 
 def _finetune(run: Run) -> Result:
@@ -145,10 +145,6 @@ _METHODS: dict[str, Callable[[Run], Result]] = {
     "finetune": _finetune,
     "deblora": _deblora,
 }
-
-
-def _adjustment(run: Run) -> npt.NDArray[np.float32]:
-    return log_priors(run.chips.table, run.config.tau)
 
 
 def _check(chips: Chips) -> None:
