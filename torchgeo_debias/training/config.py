@@ -32,7 +32,7 @@ class TrainConfig:
         lora: Rank 8 as in the released code; the rest ours.
         debias: Stage 2; see there.
         align_loss: Stage 3: ``l2`` to the calibrated features (reconstructed Eq. 4), ``ce`` (logit-adjusted
-            cross-entropy, the control without them), or both. Ours: both, see ``docs/method.md`` for the measurement behind the choice.
+            cross-entropy, the control without them), or both. Ours: both; ``docs/method.md`` has the measurement.
         align_weight: Weight of the l2 term where both are used. Ours.
         head: How the head of ``deblora`` is fitted. ``joint``: with the LoRA of stage 3. The others are logistic
             regressions with the logits adjusted afterwards: ``refit`` on the aligned features (a linear probe, as in

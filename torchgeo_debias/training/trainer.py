@@ -65,7 +65,7 @@ def train(
     if config.val_share > 0:
         kept, held = split_by_source(chips, config.val_share, config.seed)
         chips, validation = chips.subset(kept), chips.subset(held)
-    run = Run(chips, validation, _normalisation(chips, config), config, progress, checkpoints)
+    run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints)
     backbone, head, raw = _METHODS[config.method](run)
     whole = _cpu(backbone.model.state_dict()) if config.method == "finetune" else None
     package = ModelPackage(
@@ -158,7 +158,7 @@ def _check(chips: Chips) -> None:
         )
 
 
-def _normalisation(chips: Chips, config: TrainConfig) -> Normalisation:
+def normalisation_for(chips: Chips, config: TrainConfig) -> Normalisation:
     """The statistics the weights were trained with for plain 8-bit RGB, else those of the training chips."""
     statistics = find_spec(config.backbone).statistics
     if statistics is not None and chips.images.dtype == np.uint8 and len(chips.bands) == 3 and config.stretch == "none":
