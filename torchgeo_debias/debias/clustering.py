@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,6 @@ from sklearn.metrics import pairwise_distances
 from torchgeo_debias.errors import ConfigError
 
 Array = npt.NDArray[np.float32]
-
-#: Relative step of the auction: the constrained assignment is within this share of the optimal cost.
-AUCTION_STEP = 1e-3
 
 
 class Clustering(NamedTuple):
@@ -30,7 +28,7 @@ class Clustering(NamedTuple):
 
 
 def cluster(features: Array, n_clusters: int, rho: float | None = 2.0, seed: int = 0, max_iter: int = 20) -> Clustering:
-    """Cluster features by K-means subject to ``|C_k| >= N / (K * rho)``.
+    """Cluster features by K-means subject to ``|C_k| >= N / (K * rho)``, rounded down.
 
     The labels play no part: that is what lets a cluster hold an attribute that several classes share. The bound is
     our reconstruction of the paper's balance factor; without it (``rho=None``) this is scikit-learn's K-means. With
@@ -57,8 +55,9 @@ def cluster(features: Array, n_clusters: int, rho: float | None = 2.0, seed: int
     least = 0 if rho is None else int(len(features) / (k * rho))
     if np.bincount(assignment, minlength=k).min() >= least:
         return Clustering(centres.astype(np.float32), assignment)
+    exact = features.astype(np.float64)  # squares of large float32 values overflow
     for _ in range(max_iter):
-        new = assign_at_least(pairwise_distances(features, centres, squared=True, metric="euclidean"), least)
+        new = assign_at_least(pairwise_distances(exact, centres, squared=True, metric="euclidean"), least)
         centres = np.stack([features[new == j].mean(axis=0) for j in range(k)])
         if np.array_equal(new, assignment):
             break
@@ -69,9 +68,10 @@ def cluster(features: Array, n_clusters: int, rho: float | None = 2.0, seed: int
 def assign_at_least(cost: npt.NDArray[np.floating], least: int) -> npt.NDArray[np.int64]:
     """Assign rows to columns at least cost so that every column receives at least ``least`` rows.
 
-    An ascending auction on the dual (Bertsekas 1988): a column with too few rows raises the subsidy it pays until
-    ``least`` rows prefer it. Subsidies only rise and a column that pays one holds exactly ``least`` rows, so that at
-    the end complementary slackness holds and the cost is optimal up to the step of the auction.
+    Every row starts in its cheapest column; then each column that is short receives, one row at a time, what comes
+    cheapest from a column with rows to spare, directly or handed on through others (successive shortest paths in
+    the graph of columns; Ahuja, Magnanti and Orlin 1993, section 9.7). The cost is optimal up to rounding, and the
+    number of steps is the number of missing rows whatever the costs are: equal features make no difference.
 
     Args:
         cost: (N, K), ``N >= K * least``.
@@ -79,22 +79,56 @@ def assign_at_least(cost: npt.NDArray[np.floating], least: int) -> npt.NDArray[n
 
     Returns:
         (N,) column of each row.
+
+    Raises:
+        ConfigError: If there are too few rows.
     """
     rows, columns = cost.shape
     if rows < columns * least:
         raise ConfigError(f"{rows} features cannot fill {columns} clusters with at least {least} each.")
-    step = AUCTION_STEP * float(cost.min(axis=1).mean() or 1.0)
-    price = np.asarray(cost, dtype=np.float64).copy()  # cost minus subsidy
-    choice = price.argmin(axis=1)
+    price = np.asarray(cost, dtype=np.float64)
+    choice = price.argmin(axis=1).astype(np.int64)
+    size = np.bincount(choice, minlength=columns)
+    gap = np.full((columns, columns), np.inf)  # what moving the best row from one column to another costs
+    best = np.zeros((columns, columns), dtype=np.int64)  # that row
+
+    def look(column: int) -> None:
+        members = np.flatnonzero(choice == column)
+        gap[column] = np.inf
+        if len(members):
+            extra = price[members] - price[members, column][:, None]
+            first = extra.argmin(axis=0)
+            gap[column], best[column] = extra[first, np.arange(columns)], members[first]
+
+    for column in range(columns):
+        look(column)
+    while (short := np.flatnonzero(size < least)).size:
+        path = _cheapest_path(gap, size > least, int(short[0]), tolerance=1e-12 * float(np.ptp(price)))
+        moved = [best[giver, taker] for giver, taker in itertools.pairwise(path)]
+        choice[moved] = path[1:]
+        size[path[0]] -= 1
+        size[path[-1]] += 1
+        for column in path:
+            look(column)
+    return choice
+
+
+def _cheapest_path(
+    gap: npt.NDArray[np.float64], spare: npt.NDArray[np.bool_], target: int, tolerance: float
+) -> list[int]:
+    """Columns from one with rows to spare to ``target``, by Bellman and Ford: handing on may also lower the cost."""
+    far = np.where(spare, 0.0, np.inf)
+    source = np.full(len(far), -1)
     while True:
-        size = np.bincount(choice, minlength=columns)
-        short = np.flatnonzero(size < least)
-        if len(short) == 0:
-            return np.asarray(choice, dtype=np.int64)
-        for j in short:
-            # What column j must pay each outside row to win it from its present choice.
-            regret = price[:, j] - price[np.arange(rows), choice]
-            regret[choice == j] = 0.0
-            needed = np.partition(regret, least - 1)[least - 1]
-            price[:, j] -= needed + step
-            choice = price.argmin(axis=1)
+        through = far[:, None] + gap
+        nearest = through.argmin(axis=0)
+        reach = through.min(axis=0)
+        # Rounding must not make a circle look like a gain.
+        closer = (reach < far - tolerance) | (np.isinf(far) & np.isfinite(reach))
+        if not closer.any():
+            break
+        far[closer], source[closer] = reach[closer], nearest[closer]
+    path = [target]
+    while source[path[-1]] >= 0:
+        path.append(int(source[path[-1]]))
+    return path[::-1]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.debias import LinearHead, fit_head, log_priors
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_folded_head_says_what_scikit_learn_says(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, classes, 200)
+    labels[:classes] = np.arange(classes)
+    scale = 10.0 ** rng.integers(-3, 4, 6)
+    z = ((rng.normal(size=(classes, 6))[labels] + rng.normal(size=(200, 6))) * scale + 5 * scale).astype(np.float32)
+    z[:, 3] = 7.5  # a column that says nothing
+    head = fit_head(z, labels, classes)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)).fit(z, labels)
+    assert head.weight.shape == (classes, 6)
+    assert head.weight.dtype == head.bias.dtype == np.float32
+    logits = head.logits(z).astype(np.float64)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, reference.predict_proba(z), atol=2e-4)
+
+
+def test_shifting_moves_the_logits_alone() -> None:
+    head = LinearHead(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
+    moved = head.shifted(np.array([1, -2], np.float32))
+    z = np.ones((4, 3), np.float32)
+    np.testing.assert_array_equal(moved.logits(z) - head.logits(z), np.tile([1, -2], (4, 1)))
+    assert not head.bias.any()
+
+
+def test_log_priors_are_those_of_the_counts() -> None:
+    table = ClassTable.from_counts({"a": 75, "b": 20, "c": 5})
+    np.testing.assert_allclose(log_priors(table, 1.0), np.log([0.75, 0.2, 0.05]), rtol=1e-6)
+    np.testing.assert_allclose(log_priors(table, 0.5), np.log([0.75, 0.2, 0.05]) / 2, rtol=1e-6)
+    assert not log_priors(table, 0.0).any()
+    assert np.isfinite(log_priors(ClassTable.from_counts({"a": 5, "b": 0}), 1.0)).all()
+
+
+def test_adjusting_afterwards_undoes_the_prior() -> None:
+    # Two classes that features do not tell apart: plain logits say the common one, adjusted ones neither.
+    labels = np.repeat([0, 1], [90, 10])
+    table = ClassTable.from_counts({"a": 90, "b": 10})
+    head = fit_head(np.zeros((100, 2), np.float32), labels, 2)
+    plain, adjusted = head.logits(np.zeros((1, 2), np.float32)), head.shifted(-log_priors(table, 1.0)).bias
+    assert plain[0, 0] - plain[0, 1] == pytest.approx(np.log(9), abs=1e-3)
+    assert adjusted[0] == pytest.approx(adjusted[1], abs=1e-3)
