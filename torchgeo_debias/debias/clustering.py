@@ -19,7 +19,7 @@ class Clustering(NamedTuple):
     """Result of :func:`cluster`.
 
     Attributes:
-        centres: (K, D) float32, the mean of each cluster's members.
+        centres: (K, D) float32, the mean of each cluster's members (up to scikit-learn's tolerance).
         assignment: (N,) int64, the cluster of each feature.
     """
 
@@ -87,7 +87,7 @@ def assign_at_least(cost: npt.NDArray[np.floating], least: int) -> npt.NDArray[n
     if rows < columns * least:
         raise ConfigError(f"{rows} features cannot fill {columns} clusters with at least {least} each.")
     price = np.asarray(cost, dtype=np.float64)
-    choice = price.argmin(axis=1).astype(np.int64)
+    choice: npt.NDArray[np.int64] = price.argmin(axis=1)
     size = np.bincount(choice, minlength=columns)
     gap = np.full((columns, columns), np.inf)  # what moving the best row from one column to another costs
     best = np.zeros((columns, columns), dtype=np.int64)  # that row
