@@ -1,5 +1,72 @@
-"""Map the rare things in remote-sensing imagery with de-biased LoRA."""
+"""Map the rare things in remote-sensing imagery with de-biased LoRA.
+
+Names are loaded on first use, so that importing this package costs nothing heavy.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchgeo_debias.classes import ClassTable
+    from torchgeo_debias.data.chips import Chips, ChipSpec
+    from torchgeo_debias.data.folders import read_folder
+    from torchgeo_debias.data.layers import chips_from_layer
+    from torchgeo_debias.data.longtail import long_tail
+    from torchgeo_debias.data.synthetic import write_scene
+    from torchgeo_debias.demo import run_demo
+    from torchgeo_debias.inference.classifier import PackagePredictor
+    from torchgeo_debias.inference.evaluation import evaluate_chips
+    from torchgeo_debias.inference.features import classify_features
+    from torchgeo_debias.inference.rasters import classify_raster
+    from torchgeo_debias.package import ModelPackage
+    from torchgeo_debias.training import TrainConfig, train
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ChipSpec",
+    "Chips",
+    "ClassTable",
+    "ModelPackage",
+    "PackagePredictor",
+    "TrainConfig",
+    "__version__",
+    "chips_from_layer",
+    "classify_features",
+    "classify_raster",
+    "evaluate_chips",
+    "long_tail",
+    "read_folder",
+    "run_demo",
+    "train",
+    "write_scene",
+]
+
+_HOMES = {
+    "classes": ("ClassTable",),
+    "data.chips": ("ChipSpec", "Chips"),
+    "data.folders": ("read_folder",),
+    "data.layers": ("chips_from_layer",),
+    "data.longtail": ("long_tail",),
+    "data.synthetic": ("write_scene",),
+    "demo": ("run_demo",),
+    "inference.classifier": ("PackagePredictor",),
+    "inference.evaluation": ("evaluate_chips",),
+    "inference.features": ("classify_features",),
+    "inference.rasters": ("classify_raster",),
+    "package": ("ModelPackage",),
+    "training": ("TrainConfig", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (the type of each name is declared above)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,14 +18,16 @@ from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.folders import read_folder
 from torchgeo_debias.data.layers import chips_from_layer
 from torchgeo_debias.data.longtail import long_tail
-from torchgeo_debias.data.synthetic import CRS, mosaic, write_scene
-from torchgeo_debias.errors import OutputError
+from torchgeo_debias.data.synthetic import COUNTS, CRS, mosaic, write_scene
+from torchgeo_debias.errors import ConfigError, DataError, OutputError
 from torchgeo_debias.evaluation import Scores, comparison_report, map_picture, score
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.inference.evaluation import report_facts
 from torchgeo_debias.inference.features import classify_features
 from torchgeo_debias.inference.rasters import classify_raster
+from torchgeo_debias.package import check_target
 from torchgeo_debias.progress import ProgressCallback, silent
+from torchgeo_debias.tiling.sink import VectorSink
 from torchgeo_debias.training import TrainConfig, train
 
 WINDOW = 64
@@ -90,17 +92,22 @@ def run_demo(
         progress: Told about every stage.
 
     Raises:
+        ConfigError: If ``imbalance`` is given without ``data``.
         OutputError: If ``out`` cannot be written.
         DataError: If ``data`` cannot be used.
     """
+    out = Path(out)
+    if data is None and imbalance is not None:
+        raise ConfigError("The synthetic scene has its own long tail: give an imbalance only with a scene folder.")
+    check_target(out / "model")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the folder {out}: {error.strerror}; choose another one with --out.") from error
     if data is None:
-        job = _synthetic(out, seed, size, epochs or 8, progress)
+        job = _synthetic(out, seed, size, 8 if epochs is None else epochs, progress)
     else:
-        job = _scene_folder(out, data, imbalance, seed, epochs or 10, progress)
+        job = _scene_folder(out, Path(data), imbalance, seed, 10 if epochs is None else epochs, progress)
     files = {
         "scene": job.raster,
         "model": out / "model",
@@ -123,7 +130,10 @@ def run_demo(
 
 
 def _synthetic(out: Path, seed: int, size: int, epochs: int, progress: ProgressCallback) -> _Job:
-    scene = write_scene(out / "scene", seed=seed, size=size, progress=progress)
+    share = (size / 4096) ** 2  # as many objects a hectare as the scene of the default size
+    counts = {name: max(2, round(share * count)) for name, count in COUNTS.items()}
+    tests = max(2, round(share * 25))
+    scene = write_scene(out / "scene", seed=seed, size=size, counts=counts, test_count=tests, progress=progress)
     with rasterio.open(scene.raster) as source:
         left, bottom, right, top = source.bounds
     chips = chips_from_layer(
@@ -146,13 +156,19 @@ def _scene_folder(
     out: Path, data: Path, imbalance: float | None, seed: int, epochs: int, progress: ProgressCallback
 ) -> _Job:
     chips = read_folder(data, 112, split="train", seed=seed, progress=progress)
+    if len(chips.bands) != 3 or chips.images.dtype != np.uint8:
+        raise DataError(
+            f"The demo lays its test images out as one RGB map, but {data} holds {len(chips.bands)} bands of "
+            f"{chips.images.dtype}; use 'train' and 'classify' for such data."
+        )
     if imbalance is not None:
         chips = long_tail(chips, imbalance, seed)
     test = read_folder(data, 112, split="test", seed=seed, classes=chips.table.names, progress=progress)
     raster = out / "scene" / "test_mosaic.tif"
     truth = mosaic(data, raster, test.spec.gsd or 1.0, CRS, round(test.spec.window or 112), list(test.sources))
     footprints = out / "scene" / "footprints.gpkg"
-    truth[["geometry"]].to_file(footprints)
+    with VectorSink(footprints, truth.crs, {}) as sink:
+        sink.write(truth[["geometry"]])
     return _Job(data.name, chips, raster, footprints, truth, TrainConfig(seed=seed, epochs=epochs))
 
 
@@ -177,7 +193,7 @@ def _copy_east(scene: Path, east: Path) -> None:
 
 def _score_objects(objects: Path, truth: gpd.GeoDataFrame, table: ClassTable) -> tuple[Scores, Scores]:
     """Scores of plain LoRA and of debLoRA; features keep their order, so that truth and result go row by row."""
-    result = gpd.read_file(objects)
+    result = gpd.read_file(objects, layer=objects.stem)
     ids = {name: i for i, name in enumerate(table.names)}
     known = truth["class"].map(ids).to_numpy()
 

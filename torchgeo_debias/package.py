@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
-import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.classes import GROUPS, ClassTable
 from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias import LinearHead
@@ -41,6 +42,7 @@ from torchgeo_debias.errors import ConfigError, DataError, OutputError, PackageE
 
 FORMAT = "torchgeo-debias model"
 VERSION = 1
+TASK = "classification"
 SUFFIX = ".tgd"
 MODEL = "model.json"
 ADAPTER_CONFIG = "adapter/adapter_config.json"
@@ -49,6 +51,9 @@ HEAD = "head.safetensors"
 BACKBONE = "backbone.safetensors"
 RAW = "raw/"
 _KNOWN = {MODEL, BACKBONE, *(p + f for p in ("", RAW) for f in (ADAPTER_CONFIG, ADAPTER, HEAD))}
+_FOLDERS = {"adapter/", RAW, f"{RAW}adapter/"}
+_MAX_RATIO = 20
+"""An archive that claims to unpack to more times its size is no package: weights hardly shrink."""
 
 TensorDict = dict[str, Tensor]
 
@@ -127,16 +132,15 @@ class ModelPackage:
     provenance: dict[str, Any]
     thresholds: dict[str, float]
 
-    def to_json(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """Content of ``model.json``.
+    def to_json(self) -> dict[str, Any]:
+        """Content of ``model.json``."""
+        return self._describe(_digests(_files(self)))
 
-        Args:
-            digests: SHA-256 of every other file of the package, by its name.
-        """
+    def _describe(self, digests: Mapping[str, str]) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "format_version": VERSION,
-            "task": "classification",
+            "task": TASK,
             "backbone": vars(self.backbone),
             "input": {
                 "bands": list(self.bands),
@@ -154,7 +158,7 @@ class ModelPackage:
             "files": dict(digests),
         }
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the package; under its final name it is always complete.
 
         Args:
@@ -163,32 +167,33 @@ class ModelPackage:
         Raises:
             OutputError: If the place is taken by something else, or cannot be written.
         """
+        path = Path(path)
         check_target(path)
         files = _files(self)
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-        files[MODEL] = json.dumps(self.to_json(digests), indent=2, allow_nan=False).encode()
+        files[MODEL] = json.dumps(self._describe(_digests(files)), indent=2, allow_nan=False).encode()
+        target = path.resolve()  # "." has no name, and a link should go on pointing at the package
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
-                made = Path(temporary) / path.name
-                if path.suffix == SUFFIX:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+                made = Path(temporary) / "made"
+                if _is_archive_name(path):
                     _write_archive(made, files)
+                    os.replace(made, target)
                 else:
                     _write_folder(made, files)
-                    if path.exists():
-                        shutil.move(path, Path(temporary) / "replaced")
-                os.replace(made, path)
+                    _replace_folder(made, target, Path(temporary) / "replaced")
         except OSError as error:
             raise OutputError(f"Cannot write the model package {path}: {error.strerror or error}.") from error
 
     @classmethod
-    def load(cls, path: Path) -> ModelPackage:
+    def load(cls, path: Path | str) -> ModelPackage:
         """Read and check a package.
 
         Raises:
             PackageError: If it is missing, damaged, foreign or of another version.
         """
-        files = _read_folder(path) if path.is_dir() else _read_archive(path)
+        path = Path(path)
+        files = _read_folder(path) if os.path.isdir(path) else _read_archive(path)
         info = _model_json(path, files)
         _check_digests(path, info, files)
         try:
@@ -204,18 +209,17 @@ class ModelPackage:
                 backbone=backbone,
                 model=_classifier(files, "", table, backbone),
                 raw=_classifier(files, RAW, table, backbone) if RAW + HEAD in files else None,
-                finetuned=load_tensors(files[BACKBONE]) if BACKBONE in files else None,
+                finetuned=_load_finite(BACKBONE, files) if BACKBONE in files else None,
                 method=dict(info["method"]),
                 metrics=dict(info["metrics"]),
-                provenance=dict(info["provenance"]),
+                provenance=_provenance(info["provenance"]),
                 thresholds=dict(info["thresholds"]),
             )
+            _check_input(package)
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError, DataError, SafetensorError) as error:
             raise PackageError(
                 f"The model package {path} is damaged ({type(error).__name__}: {error}); train or copy it again."
             ) from error
-        if len(package.bands) != package.normalisation.bands:
-            raise PackageError(f"The model package {path} is damaged: bands and normalisation differ in number.")
         return package
 
 
@@ -225,17 +229,41 @@ def check_target(path: Path) -> None:
     Raises:
         OutputError: If something other than a package is there, or its folder cannot be written to.
     """
-    if path.suffix == SUFFIX:
-        taken = path.is_dir()
-    else:
-        taken = path.exists() and not (path / MODEL).is_file() and not (path.is_dir() and not any(path.iterdir()))
-    if taken:
+    if os.path.exists(path) and (path.is_dir() == _is_archive_name(path) or not _holds_only_a_package(path)):
         raise OutputError(f"{path} exists and is no model package: choose another name for --out.")
-    folder = path.absolute().parent
-    while not folder.exists():
+    target = path.resolve()
+    folder = target.parent
+    while not os.path.exists(folder):
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"Cannot write to {folder}: choose another place for --out or change its permissions.")
+    try:
+        # Tried rather than asked: permissions do not tell of read-only disks, and to root they tell nothing.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}-"):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path} in {folder} ({error.strerror or error}): choose another place for --out."
+        ) from error
+
+
+def _is_archive_name(path: Path) -> bool:
+    return path.suffix.lower() == SUFFIX
+
+
+def _holds_only_a_package(path: Path) -> bool:
+    """Whether replacing what is at ``path``, an empty folder or a package, loses nothing else."""
+    if path.is_dir():
+        known = all(item.relative_to(path).as_posix() in _KNOWN for item in path.rglob("*") if not item.is_dir())
+        return known and ((path / MODEL).is_file() or not any(path.iterdir()))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return MODEL in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """SHA-256 of every file, by its name."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
 def _files(package: ModelPackage) -> dict[str, bytes]:
@@ -243,7 +271,7 @@ def _files(package: ModelPackage) -> dict[str, bytes]:
     for prefix, part in (("", package.model), (RAW, package.raw)):
         if part is None:
             continue
-        head = {"weight": torch.from_numpy(part.head.weight), "bias": torch.from_numpy(part.head.bias)}
+        head = {name: torch.from_numpy(array).contiguous() for name, array in part.head._asdict().items()}
         files[prefix + HEAD] = save_tensors(head)
         if part.adapter is not None:
             files[prefix + ADAPTER_CONFIG] = json.dumps(part.adapter.config, indent=2, sort_keys=True).encode()
@@ -258,6 +286,19 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+
+
+def _replace_folder(made: Path, target: Path, replaced: Path) -> None:
+    """Move ``made`` to ``target``; what was there goes to ``replaced``, and comes back should that fail."""
+    if not target.exists():
+        os.replace(made, target)
+        return
+    os.replace(target, replaced)
+    try:
+        os.replace(made, target)
+    except OSError:
+        os.replace(replaced, target)
+        raise
 
 
 def _write_archive(path: Path, files: Mapping[str, bytes]) -> None:
@@ -275,15 +316,22 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise PackageError(f"No model package at {path}: give the folder or .tgd file that 'train --out' wrote.")
     try:
         with zipfile.ZipFile(path) as archive:
-            foreign = sorted(set(archive.namelist()) - _KNOWN)
+            entries = [entry for entry in archive.infolist() if entry.filename not in _FOLDERS]
+            foreign = sorted({entry.filename for entry in entries} - _KNOWN)
             if foreign:
                 raise PackageError(f"{path} is no model package: it holds the unknown file {foreign[0]!r}.")
-            return {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+            size = sum(entry.file_size for entry in entries)
+            if size > _MAX_RATIO * path.stat().st_size:
+                raise PackageError(
+                    f"{path} is no model package: so small a file holds no {size:,} bytes of weights."
+                )
+            return {entry.filename: archive.read(entry) for entry in entries}
+    # zipfile reports encrypted files and unknown compressions as RuntimeError.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError) as error:
         raise PackageError(f"{path} is no model package, or a damaged one: {error}.") from error
 
 
@@ -291,8 +339,8 @@ def _model_json(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
     if MODEL not in files:
         raise PackageError(f"{path} is no model package: it has no {MODEL}.")
     try:
-        info = json.loads(files[MODEL])
-    except ValueError as error:
+        info = _parse(files[MODEL])
+    except (ValueError, RecursionError) as error:
         raise PackageError(f"The model package {path} is damaged: {MODEL} is not JSON ({error}).") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise PackageError(f"{path} is no model package: {MODEL} does not name the format {FORMAT!r}.")
@@ -301,7 +349,16 @@ def _model_json(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
             f"The model package {path} has format version {info.get('format_version')}, this library reads {VERSION}: "
             "install the version of torchgeo-debias that wrote it."
         )
+    if info.get("task") != TASK:
+        raise PackageError(f"The model package {path} is for {info.get('task')}, this library only knows {TASK}.")
     return info
+
+
+def _parse(data: bytes) -> Any:  # noqa: ANN401 (any JSON value)
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    return json.loads(data, parse_constant=refuse)
 
 
 def _check_digests(path: Path, info: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -314,7 +371,7 @@ def _check_digests(path: Path, info: Mapping[str, Any], files: Mapping[str, byte
 
 
 def _classifier(files: Mapping[str, bytes], prefix: str, table: ClassTable, backbone: BackboneInfo) -> Classifier:
-    tensors = load_tensors(files[prefix + HEAD])
+    tensors = _load_finite(prefix + HEAD, files)
     shape = (len(table.names), backbone.dim)
     if tuple(tensors["weight"].shape) != shape or tuple(tensors["bias"].shape) != shape[:1]:
         raise ValueError(f"the head has shape {tuple(tensors['weight'].shape)}, classes and features need {shape}")
@@ -323,8 +380,34 @@ def _classifier(files: Mapping[str, bytes], prefix: str, table: ClassTable, back
     )
     adapter = None
     if prefix + ADAPTER in files:
-        adapter = Adapter(json.loads(files[prefix + ADAPTER_CONFIG]), load_tensors(files[prefix + ADAPTER]))
+        adapter = Adapter(dict(_parse(files[prefix + ADAPTER_CONFIG])), _load_finite(prefix + ADAPTER, files))
         foreign = [name for name in adapter.tensors if "lora_" not in name]
         if foreign:
             raise ValueError(f"the adapter holds {foreign[0]!r}, which is no part of a LoRA")
     return Classifier(adapter, head)
+
+
+def _load_finite(name: str, files: Mapping[str, bytes]) -> TensorDict:
+    tensors = load_tensors(files[name])
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key} in {name} is not finite")
+    return tensors
+
+
+def _provenance(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What evaluation and reports rely on is there; the rest is as it may be."""
+    kinds = {"seed": int, "training_chips": int, "versions": dict}
+    return {**values, **{name: kind(values[name]) for name, kind in kinds.items()}}
+
+
+def _check_input(package: ModelPackage) -> None:
+    np.dtype(package.dtype)
+    texts = {name: value for name, value in vars(package.backbone).items() if name != "dim"}
+    if not all(isinstance(text, str) for text in [*texts.values(), *package.bands]):
+        raise TypeError("the names of backbone and bands must be text")
+    if len(package.bands) != package.normalisation.bands:
+        raise ValueError("bands and normalisation differ in number")
+    odd = sorted(set(package.table.groups) - {*GROUPS, "background"})
+    if odd:
+        raise ValueError(f"there is no group {odd[0]!r}")

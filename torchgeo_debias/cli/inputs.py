@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,20 +33,15 @@ def read_config(path: Path | None, **options: Any) -> TrainConfig:  # noqa: ANN4
     if path is not None:
         try:
             given = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"Cannot read the configuration {path}: {error}.") from error
         if not isinstance(given, dict):
             raise ConfigError(f"The configuration {path} must be one JSON object with fields of TrainConfig.")
-        unknown = sorted(set(given) - {f.name for f in fields(TrainConfig)})
-        if unknown:
-            raise ConfigError(f"The configuration {path} has an unknown field {unknown[0]!r}.")
         for name, value in given.items():
-            values[name] = {**values[name], **value} if isinstance(values[name], dict) else value
+            both = isinstance(value, dict) and isinstance(values.get(name), dict)
+            values[name] = {**values[name], **value} if both else value
     values.update({name: value for name, value in options.items() if value is not None})
-    try:
-        return TrainConfig.from_json(values)
-    except TypeError as error:
-        raise ConfigError(f"The configuration {path} does not fit: {error}.") from error
+    return TrainConfig.from_json(values)
 
 
 def training_chips(
@@ -71,6 +65,20 @@ def training_chips(
     """Chips of a scene folder or of rasters with a layer, and what the package should remember of them."""
     if (data is None) == (not rasters):
         raise ConfigError("Give either --data DIR, or --raster FILE with --labels LAYER and --class-field FIELD.")
+    ignored: dict[str, Any] = (
+        {"--crop": crop}
+        if data is None
+        else {
+            "--labels": labels,
+            "--class-field": class_field,
+            "--window": window,
+            "--background": background or None,
+            "--nodata": nodata,
+        }
+    )
+    odd = [flag for flag, value in ignored.items() if value is not None]
+    if odd:
+        raise ConfigError(f"{odd[0]} has no meaning with {'--raster' if data is None else '--data'}: leave it out.")
     if data is not None:
         chips = read_folder(
             data, chip_size, split="train", bands=parse_bands(bands), seed=seed, crop=crop, progress=progress
@@ -113,5 +121,10 @@ def evaluation_chips(
         raise ConfigError(
             f"The images in {data} have {len(chips.bands)} bands but the model takes {len(package.bands)}; "
             "choose them with --bands."
+        )
+    if chips.images.dtype != package.dtype:
+        raise ConfigError(
+            f"The images in {data} hold {chips.images.dtype} values but the model was trained on {package.dtype}; "
+            "give images of the same type and scaling."
         )
     return chips

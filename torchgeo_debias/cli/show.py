@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,10 +38,12 @@ def as_json(value: dict[str, Any]) -> None:
 
 def plain_logging() -> None:
     """Show the library's warnings as plain lines on stderr, and nothing of the libraries below."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     log = logging.getLogger("torchgeo_debias")
-    log.addHandler(handler)
+    log.handlers = [handler]
     log.setLevel(logging.WARNING)
 
 

@@ -47,7 +47,7 @@ class PackagePredictor:
         self._backbone.prefer(self.device, self.dtype_)
 
     @classmethod
-    def load(cls, path: Path, *, weights: str = "auto", precision: Precision = "auto") -> PackagePredictor:
+    def load(cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto") -> PackagePredictor:
         """Read a package and make it ready; see :meth:`ModelPackage.load` and the constructor."""
         return cls(ModelPackage.load(path), weights=weights, precision=precision)
 
@@ -131,13 +131,13 @@ def _assemble(package: ModelPackage, weights: str) -> Backbone:
 def _attach(backbone: Backbone, adapter: Adapter, name: str) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    config = LoraConfig(**{key: value for key, value in adapter.config.items() if key in _LORA_FIELDS})
     try:
+        config = LoraConfig(**{key: value for key, value in adapter.config.items() if key in _LORA_FIELDS})
         if isinstance(backbone.model, PeftModel):
             backbone.model.add_adapter(name, config)
         else:
             backbone.model = get_peft_model(backbone.model, config, adapter_name=name)
-    except ValueError as error:  # peft found none of the named modules
+    except (TypeError, ValueError) as error:  # peft found none of the named modules, or no sense in the settings
         raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}: {error}") from error
     model = cast(PeftModel, backbone.model)
     wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(model, adapter_name=name).items()}

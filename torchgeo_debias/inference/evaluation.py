@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.errors import DataError
 from torchgeo_debias.evaluation import Scores, comparison_report, score, training_report
 from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
 from torchgeo_debias.package import ModelPackage
@@ -55,7 +56,16 @@ def predict_chips(
 def evaluate_chips(
     predictor: ChipPredictor, chips: Chips, *, batch_size: int = 64, progress: ProgressCallback = silent
 ) -> Evaluation:
-    """Score a model on chips whose class ids follow its class table."""
+    """Score a model on chips whose class ids follow its class table.
+
+    Raises:
+        DataError: If the chips have other classes, or the same in another order.
+    """
+    if chips.table.names != predictor.table.names:
+        raise DataError(
+            f"The chips' classes ({', '.join(chips.table.names)}) are not those of the model in its order "
+            f"({', '.join(predictor.table.names)}); read them with classes=model.table.names."
+        )
     prediction = predict_chips(predictor, chips, batch_size=batch_size, progress=progress)
     return Evaluation(
         score(chips.labels, prediction.probabilities, predictor.table),

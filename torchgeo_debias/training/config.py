@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -10,6 +11,7 @@ from torchgeo_debias.backbones import LoraSettings, Pool, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.training.fields import check_fields
 
 Method = Literal["probe", "probe-la", "lora", "lora-la", "finetune", "deblora"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -51,7 +53,7 @@ class TrainConfig:
         stretch: Amplitude stretch; SAR needs one.
         accumulate: Batches whose gradients are summed before a step.
         precision: ``auto``: bf16 where the processor has it in hardware, else 32.
-        devices: Number of GPUs; on a machine without one the CPU is used.
+        devices: Number of GPUs, or of processes on a machine without one; gradients are averaged over them.
         val_share: Share of the sources held out for early stopping; 0 trains for all epochs.
         patience: Epochs without a better validation macro-F1 before stopping.
         seed: Of everything random.
@@ -85,7 +87,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
-        for name, kind in (("align_loss", AlignLoss), ("head", HeadFit), ("adjust", Adjust), ("precision", Precision)):
+        choices = {
+            "align_loss": AlignLoss, "head": HeadFit, "adjust": Adjust, "stretch": Stretch, "pool": Pool,
+            "precision": Precision,
+        }  # fmt: skip
+        for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}.")
         for name in ("epochs", "batch_size", "accumulate", "devices", "patience"):
@@ -93,6 +99,11 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1; received {getattr(self, name)}.")
         if self.align_loss == "l2" and self.head == "joint":
             raise ConfigError("align_loss 'l2' trains no head: choose another head, or align_loss 'l2+ce'.")
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be positive; received {self.lr}.")
+        for name, most in (("weight_decay", math.inf), ("align_weight", math.inf), ("warmup", 1), ("seed", 2**32 - 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} must lie between 0 and {most}; received {getattr(self, name)}.")
         if not 0 <= self.val_share < 1:
             raise ConfigError(f"val_share must lie between 0 and 1; received {self.val_share}.")
 
@@ -102,6 +113,11 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Read what :meth:`to_json` wrote."""
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: If a field is unknown or its value is of another type.
+        """
+        check_fields(cls, values)
         nested = {"lora": LoraSettings.from_json(values["lora"]), "debias": DebiasSettings.from_json(values["debias"])}
         return replace(cls(), **{**values, **nested})

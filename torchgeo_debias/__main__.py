@@ -1,0 +1,5 @@
+"""``python -m torchgeo_debias`` is the command ``torchgeo-debias``."""
+
+from torchgeo_debias.cli import main
+
+main()
