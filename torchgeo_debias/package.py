@@ -326,9 +326,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
                 raise PackageError(f"{path} is no model package: it holds the unknown file {foreign[0]!r}.")
             size = sum(entry.file_size for entry in entries)
             if size > _MAX_RATIO * path.stat().st_size:
-                raise PackageError(
-                    f"{path} is no model package: so small a file holds no {size:,} bytes of weights."
-                )
+                raise PackageError(f"{path} is no model package: so small a file holds no {size:,} bytes of weights.")
             return {entry.filename: archive.read(entry) for entry in entries}
     # zipfile reports encrypted files and unknown compressions as RuntimeError.
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError) as error:

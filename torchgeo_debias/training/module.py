@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def run_stage(
             callbacks.append(best)
     if folder is not None:
         callbacks.append(ModelCheckpoint(folder, save_last=True, save_top_k=0))
-    with _quiet():
+    with _quiet(), _interruptible():
         trainer = L.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -208,6 +209,17 @@ def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]
         # A last batch of one chip would make for a noisy step.
         drop_last=shuffle and len(chips) % config.batch_size == 1 and len(chips) > 1,
     )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl+C be what it is elsewhere: Lightning ends the whole program on it, and is deaf to the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
 
 
 @contextlib.contextmanager
