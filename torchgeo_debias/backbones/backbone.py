@@ -6,6 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchgeo_debias.backbones.registry import BackboneSpec, find_spec
 from torchgeo_debias.backbones.weights import fit_state, load_state, state_digest
@@ -31,7 +32,7 @@ class Backbone(nn.Module):
         pool: ``cls`` token, ``mean`` of the patch tokens, or both side by side; a model without a class token has
             only ``mean``.
         dim: Length of a feature.
-        digest: SHA-256 of the pretrained tensors, before any fitting to bands or size.
+        digest: SHA-256 of the pretrained tensors that the backbone uses, before any fitting to bands or size.
     """
 
     def __init__(self, model: nn.Module, spec: BackboneSpec, pool: Pool, bands: tuple[str, ...], digest: str) -> None:
@@ -44,6 +45,14 @@ class Backbone(nn.Module):
         self.digest = digest
         width = _width(model, spec)
         self.dim = 2 * width if self.pool == "cls+mean" else width
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As of any module, but a frozen batch normalisation keeps its statistics: no adapter carries them."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
 
     def prefer(self, device: torch.device, dtype: torch.dtype) -> None:
         """Choose the faster attention for computing in ``dtype`` on ``device``; results agree up to rounding.
@@ -68,7 +77,7 @@ class Backbone(nn.Module):
             if tokens.ndim == 4:  # a map: most CNNs give NCHW, hierarchical transformers NHWC
                 space = (1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else (2, 3)
                 return cast(Tensor, tokens.mean(dim=space))
-            prefix = model.num_prefix_tokens
+            prefix = getattr(model, "num_prefix_tokens", 0)
             cls, patches = tokens[:, 0], tokens[:, prefix:]
         if self.pool == "cls":
             return cls
@@ -107,12 +116,17 @@ def create_backbone(
         raise ConfigError(
             f"{name} needs a chip size that is a multiple of {patch} pixels; received {size}, try {near}."
         )
+    known: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    if spec.family == "cnn" and known.get("fixed_input_size") and size != known["input_size"][-1]:
+        raise ConfigError(f"{name} takes chips of {known['input_size'][-1]} pixels only; received {size}.")
     if spec.family == "dofa":
         _wavelengths(bands)
     if weights == "random":
         digest = state_digest(model.state_dict())
     else:
-        state = load_state(spec, weights)
+        # Classifiers and decoders beside it differ from one source to the next; some are drawn at random.
+        used = set(model.state_dict())
+        state = {key: tensor for key, tensor in load_state(spec, weights).items() if key in used}
         digest = state_digest(state)
         fit_state(model, state, spec)
     return Backbone(model, spec, pool, bands, digest)

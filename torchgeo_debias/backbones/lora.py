@@ -22,8 +22,8 @@ class LoraSettings:
         rank: Rank of the update; 8 in the released code of debLoRA.
         alpha: The update is scaled by ``alpha / rank``.
         dropout: On the input of the update.
-        where: ``attention``: projections of the attention (in a CNN: the convolutions of the blocks); ``all``:
-            the two layers of each MLP as well.
+        where: ``attention``: projections of the attention (in a model without one: the convolutions and linear
+            layers of the blocks); ``all``: the two layers of each MLP as well.
     """
 
     rank: int = 8
@@ -34,6 +34,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"The rank of a LoRA must be at least 1; received {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"The dropout of a LoRA must lie between 0 and 1; received {self.dropout}.")
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -58,6 +60,8 @@ def lora_targets(model: nn.Module, where: Where = "attention") -> list[str]:
     found = []
     inside_attention: tuple[str, ...] = ()
     for name, module in model.named_modules():
+        if _at_the_door(name):
+            continue
         if isinstance(module, nn.MultiheadAttention):
             found.append(name)
             inside_attention += (f"{name}.",)
@@ -72,7 +76,8 @@ def lora_targets(model: nn.Module, where: Where = "attention") -> list[str]:
         found = [
             name
             for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d) and module.groups == 1 and _in_block(name)
+            if (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+            and _in_block(name)
         ]
     if not found:
         raise ConfigError(f"No module of {type(model).__name__} is known to take a LoRA; use --method probe.")
@@ -94,10 +99,16 @@ def add_lora(backbone: Backbone, settings: LoraSettings) -> Backbone:
         target_modules=lora_targets(backbone.model, settings.where),
     )
     backbone.model = get_peft_model(backbone.model, config)
+    backbone.train(backbone.training)  # some of its normalisations are frozen only now
     return backbone
 
 
+def _at_the_door(name: str) -> bool:
+    # What reads raw bands: the stem (``conv1`` of ResNets, where deep ones number its parts) and the patch embedding.
+    return name.split(".")[0] in ("stem", "conv1", "patch_embed")
+
+
 def _in_block(name: str) -> bool:
-    # The stem reads raw bands and shortcut convolutions only match shapes; blocks sit in numbered stages.
+    # Shortcut convolutions only match shapes; blocks sit in numbered stages.
     parts = name.split(".")
-    return any(part.isdigit() for part in parts) and "downsample" not in parts
+    return any(part.isdigit() for part in parts) and "downsample" not in parts and not _at_the_door(name)

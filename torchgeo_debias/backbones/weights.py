@@ -74,7 +74,12 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], spec: BackboneSpec)
         if name not in state:
             continue
         have = state[name]
-        if have.shape != want.shape and have.ndim == 4 and have.shape[2:] == want.shape[2:]:
+        if have.shape != want.shape and have.ndim == 4 and have[:, 0].shape == want[:, 0].shape:
+            if have.shape[1] != 3:
+                raise WeightsError(
+                    f"The weights of {spec.name} read {have.shape[1]} bands and only those of RGB adapt to others: the "
+                    f"images have {want.shape[1]}; give all bands it knows, or take another backbone."
+                )
             have = adapt_input_conv(want.shape[1], have)
         if have.shape != want.shape and name.endswith("pos_embed") and have.ndim == 3:
             prefix = getattr(model, "num_prefix_tokens", 1)
@@ -240,4 +245,4 @@ def dinov2_from_onnx(data: bytes) -> StateDict:
         state[f"{new}.attn.proj.weight"] = products[f"{old}.attention.output.dense"]
         state[f"{new}.attn.proj.bias"] = tensors[f"{old}.attention.output.dense.bias"]
         layer += 1
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
