@@ -378,7 +378,10 @@ def _classifier(files: Mapping[str, bytes], prefix: str, table: ClassTable, back
     )
     adapter = None
     if prefix + ADAPTER in files:
-        adapter = Adapter(dict(_parse(files[prefix + ADAPTER_CONFIG])), _load_finite(prefix + ADAPTER, files))
+        config = _parse(files[prefix + ADAPTER_CONFIG])
+        if not isinstance(config, dict):
+            raise TypeError(f"{prefix}{ADAPTER_CONFIG} is no JSON object")
+        adapter = Adapter(config, _load_finite(prefix + ADAPTER, files))
         foreign = [name for name in adapter.tensors if "lora_" not in name]
         if foreign:
             raise ValueError(f"the adapter holds {foreign[0]!r}, which is no part of a LoRA")

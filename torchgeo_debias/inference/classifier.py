@@ -146,4 +146,4 @@ def _attach(backbone: Backbone, adapter: Adapter, name: str) -> None:
     set_peft_model_state_dict(model, adapter.tensors, adapter_name=name)
 
 
-_LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "bias", "fan_in_fan_out")
+_LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")

@@ -1,0 +1,157 @@
+"""A package made ready to predict: on the right weights, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny
+from torchgeo_debias import PackagePredictor, TrainConfig, read_folder, train
+from torchgeo_debias.errors import PackageError, WeightsError
+from torchgeo_debias.package import Adapter, ModelPackage
+
+Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
+
+
+@pytest.fixture
+def images() -> Images:
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 3, tiny.CHIP, tiny.CHIP), dtype=np.uint8)
+    return pixels, np.ones((6, tiny.CHIP, tiny.CHIP), dtype=bool)
+
+
+@pytest.fixture
+def predictor(tiny_package: ModelPackage, tiny_weights: Path) -> PackagePredictor:
+    return PackagePredictor(tiny_package, weights=str(tiny_weights), precision="32")
+
+
+def test_it_tells_what_the_package_says(predictor: PackagePredictor, tiny_package: ModelPackage) -> None:
+    assert predictor.table is tiny_package.table
+    assert predictor.spec is tiny_package.spec
+    assert predictor.bands == ("red", "green", "blue")
+    assert predictor.dtype == "uint8"
+
+
+def test_probabilities_come_from_features_and_head(predictor: PackagePredictor, images: Images) -> None:
+    found = predictor.predict(*images)
+    assert found.raw is not None
+    assert predictor.package.raw is not None
+    for probabilities, part, raw in (
+        (found.probabilities, predictor.package.model, False),
+        (found.raw, predictor.package.raw, True),
+    ):
+        assert probabilities.dtype == np.float32
+        assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+        logits = predictor.features(*images, raw=raw) @ part.head.weight.T + part.head.bias
+        wanted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        assert np.allclose(probabilities, wanted / wanted.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_the_twins_do_not_get_mixed_up(predictor: PackagePredictor, images: Images) -> None:
+    plain, debiased = predictor.features(*images, raw=True), predictor.features(*images)
+    assert not np.allclose(plain, debiased)
+    assert np.array_equal(predictor.features(*images, raw=True), plain)
+    assert np.array_equal(predictor.features(*images), debiased)
+
+
+def test_a_chip_is_classified_alike_in_any_company(predictor: PackagePredictor, images: Images) -> None:
+    pixels, valid = images
+    together = predictor.predict(pixels, valid).probabilities
+    alone = np.concatenate([predictor.predict(pixels[i : i + 1], valid[i : i + 1]).probabilities for i in range(6)])
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_invalid_pixels_have_no_say(predictor: PackagePredictor, images: Images) -> None:
+    pixels, valid = images
+    valid[:, :10] = False
+    other = pixels.copy()
+    other[:, :, :10] = 255
+    assert np.array_equal(predictor.predict(pixels, valid).probabilities, predictor.predict(other, valid).probabilities)
+
+
+def test_uint16_is_read_as_it_is(tiny_package: ModelPackage, tiny_weights: Path, images: Images) -> None:
+    pixels, valid = images
+    wide = PackagePredictor(replace(tiny_package, dtype="uint16"), weights=str(tiny_weights), precision="32")
+    same = PackagePredictor(tiny_package, weights=str(tiny_weights), precision="32")
+    assert np.array_equal(
+        wide.predict(pixels.astype(np.uint16), valid).probabilities, same.predict(pixels, valid).probabilities
+    )
+    assert np.isfinite(wide.predict(np.full_like(pixels, 65535, dtype=np.uint16), valid).probabilities).all()
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "16"])
+def test_lower_precision_says_nearly_the_same(
+    tiny_package: ModelPackage, tiny_weights: Path, predictor: PackagePredictor, images: Images, precision: Any
+) -> None:
+    lower = PackagePredictor(tiny_package, weights=str(tiny_weights), precision=precision)
+    assert np.allclose(lower.predict(*images).probabilities, predictor.predict(*images).probabilities, atol=0.05)
+
+
+def test_random_weights_must_be_drawn_as_they_were(tiny_images: Path, images: Images) -> None:
+    config = TrainConfig(method="lora", backbone=tiny.BACKBONE, weights="random", epochs=1, precision="32", seed=3)
+    package = train(read_folder(tiny_images, tiny.CHIP, split="train"), config).package
+    torch.manual_seed(4)
+    with pytest.raises(PackageError, match="are not those the model was trained on"):
+        PackagePredictor(package, weights="random")
+    torch.manual_seed(3)
+    assert PackagePredictor(package, weights="random").predict(*images).raw is None
+
+
+def test_other_weights_of_the_same_architecture_are_refused(
+    tiny_package: ModelPackage, tiny_weights: Path, tmp_path: Path
+) -> None:
+    state = load_file(tiny_weights)
+    state["norm.bias"] += 1e-3
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(PackageError, match="give the right ones with --weights"):
+        PackagePredictor(tiny_package, weights=str(tmp_path / "other.safetensors"))
+
+
+def test_weights_that_cannot_be_had_are_named(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="No weights at"):
+        PackagePredictor(tiny_package, weights=str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target_modules": ["layers.0.attention"]},
+        {"target_modules": []},
+        {"target_modules": 5},
+        {"r": 0},
+        {"r": 4},
+        {"r": "eight"},
+    ],
+)
+def test_an_adapter_of_another_backbone_is_refused(
+    tiny_package: ModelPackage, tiny_weights: Path, change: dict[str, Any]
+) -> None:
+    adapter = tiny_package.model.adapter
+    assert adapter is not None
+    foreign = Adapter({**adapter.config, **change}, adapter.tensors)
+    for package in (
+        replace(tiny_package, model=replace(tiny_package.model, adapter=foreign), raw=None),
+        replace(tiny_package, raw=replace(tiny_package.model, adapter=foreign)),
+    ):
+        with pytest.raises(PackageError, match="adapter does not fit the backbone timm:test_vit") as caught:
+            PackagePredictor(package, weights=str(tiny_weights))
+        assert "\n" not in str(caught.value)
+
+
+def test_adapter_tensors_of_another_shape_are_refused(tiny_package: ModelPackage, tiny_weights: Path) -> None:
+    adapter = tiny_package.model.adapter
+    assert adapter is not None
+    name = next(iter(adapter.tensors))
+    for tensors in (
+        {**adapter.tensors, name: adapter.tensors[name][:4].clone()},
+        {key: value for key, value in adapter.tensors.items() if key != name},
+    ):
+        foreign = replace(tiny_package.model, adapter=Adapter(adapter.config, tensors))
+        with pytest.raises(PackageError, match="does not fit"):
+            PackagePredictor(replace(tiny_package, model=foreign), weights=str(tiny_weights))
