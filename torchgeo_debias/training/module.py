@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassF1Score
@@ -26,7 +26,9 @@ from torchgeo_debias.backbones import Backbone, pick_device, pick_dtype
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
+from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.progress import Progress, ProgressCallback
+from torchgeo_debias.training.checkpoints import KeepBest, fingerprint
 from torchgeo_debias.training.config import TrainConfig
 
 
@@ -98,6 +100,14 @@ class StageModule(L.LightningModule):
         self.f1(logits, batch["label"])
         self.log("val_f1", self.f1, on_step=False, on_epoch=True)
 
+    def on_train_epoch_end(self) -> None:
+        """Stop where the weights are no longer numbers: no later step brings them back."""
+        if not all(bool(p.isfinite().all()) for p in self.parameters() if p.requires_grad):
+            raise ConfigError(
+                f"Training diverged in epoch {self.current_epoch + 1} of {self.config.epochs}: choose a lower learning "
+                f"rate than {self.config.lr:g}."
+            )
+
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """AdamW on what is trainable, linear warm-up, then a cosine to zero."""
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -149,40 +159,47 @@ def run_stage(
     Args:
         module: What is trained.
         chips: Training chips.
-        validation: Held-out chips for early stopping, None to train for all epochs and keep the last weights.
+        validation: Held-out chips for early stopping at the best weights, None to train for all epochs and keep the
+            last ones.
         stage: Name shown to people, and of the checkpoint.
         progress: Told after each step.
-        checkpoints: Folder for a checkpoint an epoch; a run that finds one there goes on from it.
+        checkpoints: Folder for a checkpoint an epoch; a run that finds its own there goes on from it, and leaves
+            those of other data or another configuration alone.
+
+    Raises:
+        ConfigError: If the training diverges.
     """
     config = module.config
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     module.backbone.prefer(device, dtype)
-    callbacks: list[Callback] = [_Report(stage, progress)]
-    folder = None if checkpoints is None else checkpoints / stage
-    best: ModelCheckpoint | None = None
+    # Worker processes cannot reach the caller's progress bar: with several devices it moves once a stage.
+    alone = config.devices == 1
+    callbacks: list[Callback] = [_Report(stage, progress)] if alone else []
     if validation is not None:
-        callbacks.append(EarlyStopping("val_f1", mode="max", patience=config.patience))
-        if folder is not None:
-            best = ModelCheckpoint(folder, "best", monitor="val_f1", mode="max", save_weights_only=True)
-            callbacks.append(best)
-    if folder is not None:
-        callbacks.append(ModelCheckpoint(folder, save_last=True, save_top_k=0))
-    with _quiet(), _interruptible():
+        callbacks.append(KeepBest("val_f1", config.patience))
+    last: Path | None = None
+    if checkpoints is not None:
+        seen = [chips] if validation is None else [chips, validation]
+        folder = checkpoints / f"{stage}-{fingerprint(config.to_json(), module.backbone.digest, seen)}"
+        callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
+        last = folder / "last.ckpt"
+    with _quiet(), _interruptible(), _shared_through_files():
         trainer = L.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=config.devices if device.type == "cuda" else 1,
+            devices=config.devices,
+            # Started processes hand the trained weights back, so that only this one goes on to the next stage.
+            strategy="auto" if alone else "ddp_spawn",
             precision={torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype],  # type: ignore[arg-type]
             accumulate_grad_batches=config.accumulate,
             callbacks=callbacks,
             logger=False,
-            enable_checkpointing=folder is not None,
+            enable_checkpointing=last is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        last = None if folder is None else folder / "last.ckpt"
         trainer.fit(
             module,
             _loader(chips, config, shuffle=True),
@@ -190,25 +207,29 @@ def run_stage(
             ckpt_path=str(last) if last is not None and last.exists() else None,
             weights_only=True,
         )
-        if best is not None and best.best_model_path:
-            state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-            module.load_state_dict(state)
 
 
 def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]:
-    def collate(indices: list[int]) -> dict[str, Tensor]:
-        return {**chips.batch(indices), "index": torch.tensor(indices)}
-
     generator = torch.Generator().manual_seed(config.seed)
     return DataLoader(
         range(len(chips)),  # type: ignore[arg-type]
         batch_size=config.batch_size,
         shuffle=shuffle,
         generator=generator,
-        collate_fn=collate,
+        collate_fn=_Collate(chips),
         # A last batch of one chip would make for a noisy step.
         drop_last=shuffle and len(chips) % config.batch_size == 1 and len(chips) > 1,
     )
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """From indices to a batch that knows them; a class, since a closure cannot be handed to another process."""
+
+    chips: Chips
+
+    def __call__(self, indices: list[int]) -> dict[str, Tensor]:
+        return {**self.chips.batch(indices), "index": torch.tensor(indices)}
 
 
 @contextlib.contextmanager
@@ -220,6 +241,17 @@ def _interruptible() -> Iterator[None]:
     except SystemExit as stop:
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from stop
+
+
+@contextlib.contextmanager
+def _shared_through_files() -> Iterator[None]:
+    """Hand tensors to other processes by name: an open descriptor for each soon meets the limit of open files."""
+    before = torch.multiprocessing.get_sharing_strategy()  # type: ignore[no-untyped-call]
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -53,18 +53,22 @@ def train(
         chips: Training chips; every class needs at least two.
         config: See :class:`TrainConfig`.
         progress: Told after each step; may raise ``Cancelled``.
-        checkpoints: Folder for a checkpoint an epoch, from which an interrupted run goes on; None for none.
+        checkpoints: Folder for a checkpoint an epoch, from which an interrupted run goes on; one folder may serve runs
+            of many configurations. None for none.
         provenance: Facts about the data, kept in the package beside seed and versions.
 
     Raises:
         DataError: If there are fewer than two classes, or a class has fewer than two samples.
+        ConfigError: If the training diverges.
         WeightsError: If the backbone's weights cannot be had.
     """
     _check(chips)
     validation = None
     if config.val_share > 0:
         kept, held = split_by_source(chips, config.val_share, config.seed)
-        chips, validation = chips.subset(kept), chips.subset(held)
+        # Where no class can spare a source, nothing is held out and all epochs are trained.
+        validation = chips.subset(held) if len(held) else None
+        chips = chips.subset(kept)
     run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints)
     backbone, head, raw = _METHODS[config.method](run)
     whole = _cpu(backbone.model.state_dict()) if config.method == "finetune" else None
