@@ -1,0 +1,74 @@
+"""What an interrupted stage needs to go on, and what says that it is the same stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor
+
+from torchgeo_debias.data.chips import Chips
+
+
+class KeepBest(EarlyStopping):
+    """Stop when the validation score no longer rises, and end with the weights that had the best one.
+
+    Its state travels in the checkpoint, so that a run that goes on from there ends like one that was never stopped.
+    """
+
+    def __init__(self, monitor: str, patience: int) -> None:
+        super().__init__(monitor, mode="max", patience=patience, check_on_train_epoch_end=False)
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A checkpoint of a run that had already stopped asks for nothing more."""
+        trainer.should_stop = self.stopped_epoch > 0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep a copy of what is not frozen whenever the score is a new best."""
+        super().on_validation_end(trainer, pl_module)
+        if self.wait_count == 0:
+            frozen = {name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad}
+            self.weights = {
+                name: value.detach().cpu().clone()
+                for name, value in pl_module.state_dict().items()
+                if name not in frozen
+            }
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the best weights back."""
+        pl_module.load_state_dict(self.weights, strict=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the weights."""
+        return {**super().state_dict(), "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Read what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self.weights = state_dict["weights"]
+
+
+def fingerprint(config: Mapping[str, Any], backbone: str, chips: Iterable[Chips]) -> str:
+    """Digest of all that decides the course of a stage: a checkpoint goes on only under the same.
+
+    Args:
+        config: The configuration as plain JSON types.
+        backbone: Digest of the pretrained weights.
+        chips: Training chips, then the held-out ones if there are any.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps([config, backbone], sort_keys=True).encode())
+    for part in chips:
+        digest.update(json.dumps([part.table.to_json(), part.bands]).encode())
+        for array in (part.images, part.valid, part.labels):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
