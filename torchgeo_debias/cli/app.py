@@ -248,7 +248,7 @@ def main() -> None:
     """Entry point: run a verb; refused input ends with one sentence on stderr and exit code 2."""
     show.plain_logging()
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        app(sys.argv[1:] or ["--help"], prog_name="torchgeo-debias", standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (Cancelled, KeyboardInterrupt, typer.Abort):
