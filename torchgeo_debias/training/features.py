@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import load_file, save_file
 
-from torchgeo_debias.backbones import Backbone, Precision, pick_device, pick_dtype
+from torchgeo_debias.backbones import Backbone, Precision, pick_device, pick_dtype, state_digest
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.progress import ProgressCallback, silent, track
+from torchgeo_debias.training.checkpoints import fingerprint
 
 Array = npt.NDArray[np.float32]
 
@@ -37,6 +40,46 @@ def extract_features(
             batch = chips.batch(take)
             images = normalisation(batch["image"].to(device), batch["valid"].to(device))
             features[take] = backbone(images).float().cpu().numpy()
+    return features
+
+
+def cached_features(
+    backbone: Backbone,
+    chips: Chips,
+    normalisation: Normalisation,
+    folder: Path | None,
+    *,
+    precision: Precision = "auto",
+    stage: str = "features",
+    progress: ProgressCallback = silent,
+) -> Array:
+    """As :func:`extract_features`, but at most once for the same weights and chips where there is a folder to keep them.
+
+    Args:
+        backbone: With or without a LoRA.
+        chips: What to extract from.
+        normalisation: Of the pixels.
+        folder: Where features are kept, as safetensors named by a digest of all that they depend on; None for nowhere.
+        precision: Of the computation.
+        stage: Name shown to people.
+        progress: Told after each batch.
+    """
+
+    def extract() -> Array:
+        return extract_features(backbone, chips, normalisation, precision=precision, stage=stage, progress=progress)
+
+    if folder is None:
+        return extract()
+    setting = {"pool": backbone.pool, "precision": precision, "normalisation": normalisation.to_json()}
+    weights = state_digest(backbone.model.state_dict())
+    file = folder / f"features-{fingerprint(setting, weights, [chips])}.safetensors"
+    if file.exists():
+        return load_file(file)["features"]
+    features = extract()
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    save_file({"features": features}, part)
+    part.replace(file)
     return features
 
 

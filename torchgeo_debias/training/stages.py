@@ -20,7 +20,7 @@ from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head, log_priors
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.config import TrainConfig
-from torchgeo_debias.training.features import extract_features
+from torchgeo_debias.training.features import cached_features
 from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
 
 Array = npt.NDArray[np.float32]
@@ -36,7 +36,7 @@ class Run:
         normalisation: Fitted once.
         config: The run's configuration.
         progress: Told after each step.
-        checkpoints: Folder for checkpoints, None for none.
+        checkpoints: Folder for checkpoints and features, None for none.
         seconds: Wall time of each stage so far.
     """
 
@@ -69,10 +69,11 @@ class Run:
 
     def features(self, backbone: Backbone, stage: str) -> Array:
         """Features of the training chips."""
-        return extract_features(
+        return cached_features(
             backbone,
             self.chips,
             self.normalisation,
+            self.checkpoints,
             precision=self.config.precision,
             stage=stage,
             progress=self.progress,
