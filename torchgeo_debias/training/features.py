@@ -53,7 +53,7 @@ def cached_features(
     stage: str = "features",
     progress: ProgressCallback = silent,
 ) -> Array:
-    """As :func:`extract_features`, but at most once for the same weights and chips where there is a folder to keep them.
+    """As :func:`extract_features`, but only once for the same weights and chips, where there is a folder to keep them.
 
     Args:
         backbone: With or without a LoRA.
