@@ -92,7 +92,7 @@ def run_demo(
         progress: Told about every stage.
 
     Raises:
-        ConfigError: If ``imbalance`` is given without ``data``.
+        ConfigError: If a number is out of range or ``imbalance`` is given without ``data``.
         OutputError: If ``out`` cannot be written.
         DataError: If ``data`` cannot be used.
     """
@@ -100,14 +100,12 @@ def run_demo(
     if data is None and imbalance is not None:
         raise ConfigError("The synthetic scene has its own long tail: give an imbalance only with a scene folder.")
     check_target(out / "model")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder {out}: {error.strerror}; choose another one with --out.") from error
+    usual = 8 if data is None else 10
+    config = TrainConfig(seed=seed, epochs=usual if epochs is None else epochs)
     if data is None:
-        job = _synthetic(out, seed, size, 8 if epochs is None else epochs, progress)
+        job = _synthetic(out, size, config, progress)
     else:
-        job = _scene_folder(out, Path(data), imbalance, seed, 10 if epochs is None else epochs, progress)
+        job = _scene_folder(out, Path(data), imbalance, config, progress)
     files = {
         "scene": job.raster,
         "model": out / "model",
@@ -129,7 +127,8 @@ def run_demo(
     return DemoResult(before, after, files)
 
 
-def _synthetic(out: Path, seed: int, size: int, epochs: int, progress: ProgressCallback) -> _Job:
+def _synthetic(out: Path, size: int, config: TrainConfig, progress: ProgressCallback) -> _Job:
+    seed = config.seed
     share = (size / 4096) ** 2  # as many objects a hectare as the scene of the default size
     counts = {name: max(2, round(share * count)) for name, count in COUNTS.items()}
     tests = max(2, round(share * 25))
@@ -148,13 +147,13 @@ def _synthetic(out: Path, seed: int, size: int, epochs: int, progress: ProgressC
     )
     east = out / "scene" / "east.tif"
     _copy_east(scene.raster, east)
-    config = TrainConfig(seed=seed, epochs=epochs)
     return _Job("the synthetic scene", chips, east, scene.footprints, gpd.read_file(scene.truth), config)
 
 
 def _scene_folder(
-    out: Path, data: Path, imbalance: float | None, seed: int, epochs: int, progress: ProgressCallback
+    out: Path, data: Path, imbalance: float | None, config: TrainConfig, progress: ProgressCallback
 ) -> _Job:
+    seed = config.seed
     chips = read_folder(data, 112, split="train", seed=seed, progress=progress)
     if len(chips.bands) != 3 or chips.images.dtype != np.uint8:
         raise DataError(
@@ -169,7 +168,7 @@ def _scene_folder(
     footprints = out / "scene" / "footprints.gpkg"
     with VectorSink(footprints, truth.crs, {}) as sink:
         sink.write(truth[["geometry"]])
-    return _Job(data.name, chips, raster, footprints, truth, TrainConfig(seed=seed, epochs=epochs))
+    return _Job(data.name, chips, raster, footprints, truth, config)
 
 
 def _copy_east(scene: Path, east: Path) -> None:
@@ -187,6 +186,8 @@ def _copy_east(scene: Path, east: Path) -> None:
                         window=Window(0, row, window.width, rows),
                     )
             part.replace(east)
+        except OSError as error:
+            raise OutputError(f"Cannot write {east}: {error}; choose another folder with --out.") from error
         finally:
             part.unlink(missing_ok=True)
 

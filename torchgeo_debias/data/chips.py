@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -37,9 +38,9 @@ class ChipSpec:
     def __post_init__(self) -> None:
         if self.size < 8:
             raise ConfigError(f"Chip size must be at least 8 pixels; received {self.size}.")
-        if self.window is not None and self.window <= 0:
+        if self.window is not None and not 0 < self.window < math.inf:
             raise ConfigError(f"Chip window must be positive; received {self.window} {self.unit}.")
-        if self.margin < 0:
+        if not 0 <= self.margin < math.inf:
             raise ConfigError(f"Context margin must not be negative; received {self.margin}.")
 
     def window_px(self, gsd: float | None) -> float | None:

@@ -31,7 +31,7 @@ def long_tail_counts(n_max: int, classes: int, imbalance: float) -> npt.NDArray[
     """
     if n_max < 1 or classes < 1:
         raise ConfigError(f"A long tail needs at least one class and one sample; received {classes} and {n_max}.")
-    if imbalance < 1:
+    if not imbalance >= 1:  # not a number either
         raise ConfigError(f"The imbalance is the largest class count over the smallest, at least 1; got {imbalance}.")
     rank = np.arange(classes) / max(classes - 1, 1)
     counts: npt.NDArray[np.int64] = np.floor(n_max * float(imbalance) ** -rank + 0.5).astype(np.int64)
