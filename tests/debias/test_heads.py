@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.debias import LinearHead, fit_head, log_priors
+from torchgeo_debias.debias import LinearHead, fit_head, logit_adjustment
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -36,12 +36,12 @@ def test_shifting_moves_the_logits_alone() -> None:
     assert not head.bias.any()
 
 
-def test_log_priors_are_those_of_the_counts() -> None:
+def test_adjustment_is_that_of_the_counts() -> None:
     table = ClassTable.from_counts({"a": 75, "b": 20, "c": 5})
-    np.testing.assert_allclose(log_priors(table, 1.0), np.log([0.75, 0.2, 0.05]), rtol=1e-6)
-    np.testing.assert_allclose(log_priors(table, 0.5), np.log([0.75, 0.2, 0.05]) / 2, rtol=1e-6)
-    assert not log_priors(table, 0.0).any()
-    assert np.isfinite(log_priors(ClassTable.from_counts({"a": 5, "b": 0}), 1.0)).all()
+    np.testing.assert_allclose(logit_adjustment(table, 1.0), np.log(3 * np.array([0.75, 0.2, 0.05])), rtol=1e-5)
+    np.testing.assert_allclose(logit_adjustment(table, 0.5), np.log(3 * np.array([0.75, 0.2, 0.05])) / 2, rtol=1e-5)
+    assert not logit_adjustment(table, 0.0).any()
+    assert np.isfinite(logit_adjustment(ClassTable.from_counts({"a": 5, "b": 0}), 1.0)).all()
 
 
 def test_adjusting_afterwards_undoes_the_prior() -> None:
@@ -49,6 +49,11 @@ def test_adjusting_afterwards_undoes_the_prior() -> None:
     labels = np.repeat([0, 1], [90, 10])
     table = ClassTable.from_counts({"a": 90, "b": 10})
     head = fit_head(np.zeros((100, 2), np.float32), labels, 2)
-    plain, adjusted = head.logits(np.zeros((1, 2), np.float32)), head.shifted(-log_priors(table, 1.0)).bias
+    plain, adjusted = head.logits(np.zeros((1, 2), np.float32)), head.shifted(-logit_adjustment(table, 1.0)).bias
     assert plain[0, 0] - plain[0, 1] == pytest.approx(np.log(9), abs=1e-3)
     assert adjusted[0] == pytest.approx(adjusted[1], abs=1e-3)
+
+
+def test_background_keeps_its_share() -> None:
+    table = ClassTable.from_counts({"a": 60, "b": 20, "background": 20}, background="background")
+    np.testing.assert_allclose(logit_adjustment(table, 1.0), np.log([0.6 / 0.4, 0.2 / 0.4, 1.0]), rtol=1e-5, atol=1e-7)

@@ -27,6 +27,8 @@ app = typer.Typer(
 # What typer raises for wrong options; its module differs between versions of typer.
 _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+_INTERRUPTED = 130
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
@@ -248,12 +250,12 @@ def main() -> None:
     """Entry point: run a verb; refused input ends with one sentence on stderr and exit code 2."""
     show.plain_logging()
     try:
-        app(sys.argv[1:] or ["--help"], prog_name="torchgeo-debias", standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(sys.argv[1:] or ["--help"], prog_name="torchgeo-debias", standalone_mode=False)
+        if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
+            raise KeyboardInterrupt
     except (Cancelled, KeyboardInterrupt, typer.Abort):
         show.error("Stopped; nothing was left half-written.")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except DebiasError as error:
         show.error(str(error))
         sys.exit(2)

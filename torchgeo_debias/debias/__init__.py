@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchgeo_debias.debias.calibration import Calibration, DebiasSettings, calibrate, pulls
 from torchgeo_debias.debias.clustering import Clustering, cluster
 from torchgeo_debias.debias.head import LinearHead, fit_head
-from torchgeo_debias.debias.logits import log_priors
+from torchgeo_debias.debias.logits import logit_adjustment
 
 __all__ = [
     "Calibration",
@@ -15,6 +15,6 @@ __all__ = [
     "calibrate",
     "cluster",
     "fit_head",
-    "log_priors",
+    "logit_adjustment",
     "pulls",
 ]

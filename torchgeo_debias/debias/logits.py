@@ -8,11 +8,17 @@ import numpy.typing as npt
 from torchgeo_debias.classes import ClassTable
 
 
-def log_priors(table: ClassTable, tau: float) -> npt.NDArray[np.float32]:
-    """The adjustment ``tau * log(pi)`` of each class, shape (C,).
+def logit_adjustment(table: ClassTable, tau: float) -> npt.NDArray[np.float32]:
+    """The adjustment ``tau * log(pi_c / q_c)`` of each class, shape (C,).
 
     In training it is *added* to the logits inside the cross-entropy (with ``tau = 1`` this is balanced softmax);
-    after training on plain cross-entropy it is *subtracted* from the logits. Both make the decision one of balanced
-    error instead of plain error; ``tau = 0`` changes nothing.
+    after training on plain cross-entropy it is *subtracted* from the logits. Both aim the decision at the label
+    distribution ``q`` instead of the training priors ``pi``; ``tau = 0`` changes nothing.
+
+    ``q`` is even over the object classes. A background class keeps its share of the training chips: most of a map is
+    background, and to call it as likely as each object class would fill the map with rare things.
     """
-    return (tau * np.log(table.priors)).astype(np.float32)
+    priors = table.priors
+    objects = np.array([group != "background" for group in table.groups])
+    aim = np.where(objects, priors[objects].sum() / objects.sum(), priors)
+    return (tau * np.log(priors / aim)).astype(np.float32)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassF1Score
 
 from torchgeo_debias.backbones import Backbone, pick_device, pick_dtype
@@ -77,6 +77,10 @@ class StageModule(L.LightningModule):
         self.scale: Tensor | None
         self.register_buffer("scale", objective.scale, persistent=False)
         self.f1 = MulticlassF1Score(head.out_features, average="macro")
+
+    def on_train_epoch_start(self) -> None:
+        """Augmentation too depends on the epoch alone."""
+        torch.manual_seed(self.config.seed + 1000 * (self.current_epoch + 1))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step; the loss is that of the :class:`Objective`."""
@@ -210,12 +214,12 @@ def run_stage(
 
 
 def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(config.seed)
+    indices: Any = range(len(chips))
     return DataLoader(
-        range(len(chips)),  # type: ignore[arg-type]
+        indices,
         batch_size=config.batch_size,
-        shuffle=shuffle,
-        generator=generator,
+        # Orders each epoch by its number (Lightning tells it), so that a resumed run goes on like one never stopped.
+        sampler=DistributedSampler(indices, 1, 0, seed=config.seed) if shuffle else None,
         collate_fn=_Collate(chips),
         # A last batch of one chip would make for a noisy step.
         drop_last=shuffle and len(chips) % config.batch_size == 1 and len(chips) > 1,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchgeo_debias.backbones import Backbone, add_lora, create_backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
-from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head, log_priors
+from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head, logit_adjustment
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.features import cached_features
@@ -82,7 +82,7 @@ class Run:
 
 def offset(run: Run, tau: float) -> Tensor:
     """Logit adjustment of the training chips' classes as a tensor (C,)."""
-    return torch.from_numpy(log_priors(run.chips.table, tau))
+    return torch.from_numpy(logit_adjustment(run.chips.table, tau))
 
 
 def adapt(run: Run, tau: float = 0.0) -> tuple[Backbone, LinearHead]:
@@ -133,7 +133,7 @@ def align(run: Run, features: Array, targets: Array) -> tuple[Backbone, LinearHe
 def adjusted_head(run: Run, features: Array, tau: float | None = None) -> LinearHead:
     """Logistic regression on features of the training chips, its logits adjusted by ``tau`` (None: the run's)."""
     head = fit_head(features, run.chips.labels, len(run.chips.table.names))
-    return head.shifted(-log_priors(run.chips.table, run.config.tau if tau is None else tau))
+    return head.shifted(-logit_adjustment(run.chips.table, run.config.tau if tau is None else tau))
 
 
 def _fit(

@@ -16,7 +16,7 @@ from torchgeo_debias.backbones import Backbone, find_spec
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.splits import split_by_source
-from torchgeo_debias.debias import LinearHead, log_priors
+from torchgeo_debias.debias import LinearHead, logit_adjustment
 from torchgeo_debias.errors import DataError, OutputError
 from torchgeo_debias.package import Adapter, BackboneInfo, Classifier, ModelPackage
 from torchgeo_debias.progress import ProgressCallback, silent
@@ -134,7 +134,7 @@ def _lora_la(run: Run) -> Result:
     backbone, head = adapt(run)
     if run.config.adjust == "refit":
         return backbone, adjusted_head(run, run.features(backbone, "features")), None
-    return backbone, head.shifted(-log_priors(run.chips.table, run.config.tau)), None
+    return backbone, head.shifted(-logit_adjustment(run.chips.table, run.config.tau)), None
 
 
 def _finetune(run: Run) -> Result:
