@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-
 import pytest
 
 from tests.cli.verbs import Result, Run
@@ -15,7 +13,7 @@ from torchgeo_debias.cli import main
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Call the command with arguments; gives its exit code, stdout and stderr."""
 
-    def call(*args: str | Path) -> Result:
+    def call(*args: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["torchgeo-debias", *map(str, args)])
         capsys.readouterr()
         try:

@@ -176,6 +176,17 @@ def test_train_refuses_a_config_that_is_not_there(run: Run, tiny_images: Path, t
         assert "Cannot read the configuration" in result.sentence
 
 
+def _keep_only(folder: Path, name: str) -> None:
+    for other in folder.iterdir():
+        if other.name != name:
+            shutil.rmtree(other)
+
+
+def _replace(folder: Path, data: bytes) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(data)
+
+
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -190,7 +201,7 @@ def _empty(folder: Path) -> None:
         (lambda f: (f / "water" / "1.png").write_bytes((f / "water" / "1.png").read_bytes()[:300]), "cannot be read"),
         (lambda f: (f / "water" / "x.png").write_bytes(b""), "cannot be read as an image"),
         (lambda f: [p.unlink() for p in (f / "water").iterdir() if p.stem != "0"], "too few: water (1)"),
-        (lambda f: [shutil.rmtree(f / name) for name in ("field", "water")], "at least two classes"),
+        (lambda f: _keep_only(f, "bare"), "at least two classes"),
         (lambda f: Image.new("L", (64, 64)).save(f / "water" / "x.png"), "All images must be alike"),
         (lambda f: write_raster(f / "water" / "x.tif", np.full((3, 64, 64), np.nan, "f4")), "NaN"),
     ],
@@ -290,7 +301,7 @@ def test_train_refuses_checkpoints_in_an_unwritable_place(
         (lambda m: (m / MODEL).write_text("{"), "is damaged"),
         (lambda m: (m / MODEL).write_text('{"format": "other"}'), "is no model package"),
         (lambda m: (m / "head.safetensors").write_bytes(b"x"), "the digest of head.safetensors differs"),
-        (lambda m: (shutil.rmtree(m), m.write_bytes(b"\x80\x04K\x01.")), "is no model package"),
+        (lambda m: _replace(m, b"\x80\x04K\x01."), "is no model package"),  # a pickle
     ],
 )
 def test_a_damaged_or_foreign_package_is_refused(
@@ -299,7 +310,7 @@ def test_a_damaged_or_foreign_package_is_refused(
 ) -> None:  # fmt: skip
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     damage(model)
-    rest: dict[str, list[str | Path]] = {
+    rest: dict[str, list[object]] = {
         "info": [model],
         "evaluate": ["--model", model, "--data", tiny_images],
         "classify": [tiny_scene.raster, "--model", model, "--out", out / "tiles.gpkg"],

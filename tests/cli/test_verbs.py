@@ -161,7 +161,8 @@ def test_train_on_a_raster_with_labels(run: Run, tiny_scene: Scene, tiny_weights
     package = ModelPackage.load(model)
     assert package.table.names == ("house", "storage_tank", "vehicle", "background")
     assert package.table.counts == (12, 6, 3, 6)
-    assert (package.spec.window, package.spec.gsd) == (64, pytest.approx(0.3))
+    assert package.spec.window == 64
+    assert package.spec.gsd == pytest.approx(0.3)
     assert package.provenance["labels"] == "labels.gpkg"
 
     out = tmp_path / "objects.geojson"
@@ -298,7 +299,7 @@ def test_a_config_file_sets_every_field_and_options_go_before_it(
 def test_nothing_else_speaks(tiny_weights: Path, tiny_scene: Scene, tmp_path: Path) -> None:
     """Warnings of the libraries below would reach people here, and not in the process of the other tests."""
     command = [sys.executable, "-m", "torchgeo_debias"]
-    labelled = ["--raster", tiny_scene.raster, "--labels", tiny_scene.labels, "--class-field", "class"]
+    labelled = ["--raster", str(tiny_scene.raster), "--labels", str(tiny_scene.labels), "--class-field", "class"]
     run = subprocess.run(
         [*command, "train", *labelled, "--window", "64", "--out", tmp_path / "model", *train_options(tiny_weights)],
         capture_output=True, text=True, check=False,

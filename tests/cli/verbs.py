@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 
 class Run(Protocol):
-    def __call__(self, *args: str | Path) -> Result: ...
+    def __call__(self, *args: object) -> Result: ...
 
 
 def train_options(weights: Path) -> tuple[str, ...]:
