@@ -170,15 +170,14 @@ def compare_losses(chips: Chips, config: TrainConfig) -> tuple[float, list[list[
 
 def peak_of(side: str, chips: Chips, config: TrainConfig) -> dict[str, float]:
     """Memory of one side, MB; to be called in a process of its own."""
+    # Both models stand ready on both sides, so that the peaks differ by the training alone.
     ours = our_model(config)
+    bare = Bare(ours, config)
+    order = np.arange(len(chips)).reshape(-1, config.batch_size).tolist() * config.epochs
+    before = reset_peak()
     if side == "ours":
-        before = reset_peak()
         train_ours(ours, chips)
     else:
-        bare = Bare(ours, config)
-        del ours
-        before = reset_peak()
-        order = np.arange(len(chips)).reshape(-1, config.batch_size).tolist() * config.epochs
         train_bare(bare, chips, config, order)
     return {"before": round(before, 1), "peak": round(peak(), 1)}
 
