@@ -8,6 +8,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -304,3 +305,12 @@ def test_trees_of_a_real_orthophoto(real_data: Path) -> None:
     first = boxes.iloc[0]
     crop = whole[:, first.ymin : first.ymax, first.xmin : first.xmax].mean()
     assert chips.images[0].mean() == pytest.approx(crop, rel=0.1)
+
+
+def test_plain_tables_beside_the_layer_are_passed_over(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "styled.gpkg"
+    pyogrio.write_dataframe(pd.DataFrame({"style": ["red"]}), path, layer="a_table")
+    points = gpd.GeoDataFrame({"class": ["a"]}, geometry=[shapely.Point(1, 2)], crs="EPSG:32633")
+    points.to_file(path, layer="points", mode="a")
+    assert list(read_layer(path)["class"]) == ["a"]
+    assert not [w for w in recwarn if "layer" in str(w.message)]

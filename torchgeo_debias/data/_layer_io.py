@@ -22,8 +22,8 @@ def read_layer(source: Path | gpd.GeoDataFrame, class_field: str | None = None) 
     log. Everything else, the index included, stays as it is.
 
     Args:
-        source: A file that GDAL's vector drivers open (GeoPackage, GeoJSON, Shapefile ...; its first layer), a
-            GeoParquet file, or a frame.
+        source: A file that GDAL's vector drivers open (GeoPackage, GeoJSON, Shapefile ...; its first layer with
+            geometries), a GeoParquet file, or a frame.
         class_field: Name of the class attribute; None for features without classes. Its values become text without
             surrounding blanks; whole numbers lose a ``.0``.
 
@@ -77,8 +77,17 @@ def _read(path: Path) -> gpd.GeoDataFrame:
     try:
         if path.suffix.lower() in (".parquet", ".geoparquet"):
             return gpd.read_parquet(path)
-        return pyogrio.read_dataframe(path)
+        return pyogrio.read_dataframe(path, layer=_first_spatial(path))
     except ImportError as error:
         raise LabelError(f"{path} is a Parquet file, which needs pyarrow: install torchgeo-debias[parquet].") from error
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
         raise LabelError(f"{path} cannot be read as a vector layer ({error}); give another file.") from error
+
+
+def _first_spatial(path: Path) -> str:
+    """Name of the first layer with geometries; beside it a GeoPackage may hold plain tables, such as its styles."""
+    layers = pyogrio.list_layers(path)
+    spatial = [str(name) for name, kind in layers if kind is not None]
+    if len(spatial) > 1:
+        _log.warning("%s has the layers %s; reading %s.", path, ", ".join(spatial), spatial[0])
+    return spatial[0] if spatial else str(layers[0][0])
