@@ -80,7 +80,7 @@ class StageModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Augmentation too depends on the epoch alone."""
-        torch.manual_seed(self.config.seed + 1000 * (self.current_epoch + 1))
+        torch.manual_seed(self.config.seed + 1000 * (self.current_epoch + 1) + self.global_rank)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step; the loss is that of the :class:`Objective`."""
@@ -219,7 +219,9 @@ def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]
         indices,
         batch_size=config.batch_size,
         # Orders each epoch by its number (Lightning tells it), so that a resumed run goes on like one never stopped.
-        sampler=DistributedSampler(indices, 1, 0, seed=config.seed) if shuffle else None,
+        # With several devices Lightning puts such a sampler in, one share each.
+        sampler=DistributedSampler(indices, 1, 0, seed=config.seed) if shuffle and config.devices == 1 else None,
+        shuffle=shuffle and config.devices > 1,
         collate_fn=_Collate(chips),
         # A last batch of one chip would make for a noisy step.
         drop_last=shuffle and len(chips) % config.batch_size == 1 and len(chips) > 1,

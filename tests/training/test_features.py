@@ -1,0 +1,50 @@
+"""Features are extracted once for the same weights and chips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchgeo_debias.backbones import create_backbone
+from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.progress import Progress
+from torchgeo_debias.training import TrainConfig
+from torchgeo_debias.training.features import cached_features
+from torchgeo_debias.training.trainer import normalisation_for
+
+
+def test_features_are_kept_and_found_again(
+    toy: Chips, held_out: Chips, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = configure()
+    backbone = create_backbone(config.backbone, size=32, weights=config.weights)
+    normalisation = normalisation_for(toy, config)
+    steps: list[Progress] = []
+
+    def features(chips: Chips) -> np.ndarray:
+        return cached_features(backbone, chips, normalisation, tmp_path, precision="32", progress=steps.append)
+
+    first = features(toy)
+    assert steps
+    steps.clear()
+    np.testing.assert_array_equal(features(toy), first)
+    assert not steps, "computed again"
+    features(held_out)
+    assert steps, "other chips, other features"
+    steps.clear()
+    next(backbone.parameters()).data += 0.1
+    assert np.abs(features(toy) - first).max() > 0
+    assert steps
+
+
+def test_without_a_folder_nothing_is_kept(
+    toy: Chips, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = configure()
+    backbone = create_backbone(config.backbone, size=32, weights=config.weights)
+    cached_features(backbone, toy, normalisation_for(toy, config), None)
+    assert not list(tmp_path.iterdir())
