@@ -15,6 +15,8 @@ from torchgeo_debias.errors import Cancelled, ConfigError, DebiasError
 # Without this, two runs that share a machine's cores wait for each other in busy loops (a training run beside one
 # other process: 1.3 chips/s against 17 with it, two cores). Read by OpenMP when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Without a network the hub's client would announce each of its retries before the one sentence that ends the run.
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 app = typer.Typer(
     name="torchgeo-debias",
