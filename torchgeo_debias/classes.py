@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,10 +85,14 @@ class ClassTable:
 
     @property
     def imbalance_ratios(self) -> npt.NDArray[np.float64]:
-        """Largest count over each class's own count, shape (C,); infinite where a class has no sample."""
+        """Largest count over each class's own count, shape (C,); infinite where a class has no sample.
+
+        The largest is that of an object class: how much background was sampled says nothing about rareness.
+        """
         counts = np.asarray(self.counts, dtype=np.float64)
+        objects = np.array([group != "background" for group in self.groups])
         with np.errstate(divide="ignore"):
-            ratios: npt.NDArray[np.float64] = counts.max() / counts
+            ratios: npt.NDArray[np.float64] = counts.max(where=objects, initial=1.0) / counts
         return ratios
 
     @property
@@ -106,9 +110,14 @@ class ClassTable:
         return [i for i, g in enumerate(self.groups) if g == group]
 
     def with_counts(self, labels: npt.NDArray[np.int64]) -> ClassTable:
-        """The same classes with counts, and so groups, taken anew from class ids ``labels`` of shape (N,)."""
+        """The same classes with counts taken anew from class ids ``labels`` of shape (N,).
+
+        Groups follow the new counts, unless they were given and are not the thirds of the old ones.
+        """
         background = None if self.background is None else self.names[self.background]
-        return ClassTable.from_labels(labels, self.names, background)
+        table = ClassTable.from_labels(labels, self.names, background)
+        thirds = ClassTable.from_counts(dict(zip(self.names, self.counts, strict=True)), background=background)
+        return table if self.groups == thirds.groups else replace(table, groups=self.groups)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The table as a list of objects with ``name``, ``count`` and ``group``, in the order of class ids."""

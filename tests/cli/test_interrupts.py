@@ -48,7 +48,7 @@ def long_training(images: Path, weights: Path) -> list[object]:
 def test_ctrl_c_in_training_ends_with_130_and_a_sentence(tiny_images: Path, tiny_weights: Path, tmp_path: Path) -> None:
     process = at_stage("adapt", *long_training(tiny_images, tiny_weights), "model", cwd=tmp_path)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == "Error: Stopped; nothing was left half-written."
@@ -61,7 +61,7 @@ def test_a_killed_training_leaves_nothing_under_the_name_of_the_model(
 ) -> None:
     process = at_stage("adapt", *long_training(tiny_images, tiny_weights), "model.tgd", cwd=tmp_path)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert not (tmp_path / "model.tgd").exists()
 
 
@@ -74,7 +74,7 @@ def test_a_killed_classification_leaves_the_older_result_alone(
         "classify", "classify", tiny_scene.raster, *options, *map_options(tiny_model, tiny_weights), cwd=tmp_path
     )
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert (tmp_path / "tiles.gpkg").read_text() == "older"
     assert not (tmp_path / "map.tif").exists()
 

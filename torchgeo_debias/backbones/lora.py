@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
 
@@ -34,6 +34,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"The rank of a LoRA must be at least 1; received {self.rank}.")
+        if self.where not in get_args(Where):
+            raise ConfigError(f"A LoRA goes on one of {', '.join(get_args(Where))}; received {self.where!r}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"The dropout of a LoRA must lie between 0 and 1; received {self.dropout}.")
 

@@ -62,8 +62,10 @@ def train(
     window: Annotated[
         float | None, typer.Option(help="Side of the square cut around an object; default: fitted.")
     ] = None,
-    window_unit: Annotated[str, typer.Option(help="Unit of --window: px or m.")] = "px",
-    margin: Annotated[float, typer.Option(help="Context around a fitted object, share of its longest side.")] = 0.25,
+    window_unit: Annotated[str | None, typer.Option(help="Unit of --window: px (the default) or m.")] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Context around a fitted object, share of its longest side; default 0.25.")
+    ] = None,
     background: Annotated[int, typer.Option(help="Chips of background to add to the labelled objects.", min=0)] = 0,
     crop: Annotated[int | None, typer.Option(help="Centre crop of scene images before resizing, pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
@@ -248,11 +250,26 @@ def _load(model: Path, weights: str, precision: str) -> Any:  # noqa: ANN401 (to
     return PackagePredictor.load(model, weights=weights, precision=cast(Known, precision))
 
 
+def _repeated(arguments: list[str], option: str) -> list[str]:
+    """Let ``option`` take several values at once, as in ``--raster a.tif b.tif``: put it before each of them."""
+    result: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            taking = argument == option
+        elif taking and result[-1] != option:
+            result.append(option)
+        result.append(argument)
+    return result
+
+
 def main() -> None:
     """Entry point: run a verb; refused input ends with one sentence on stderr and exit code 2."""
     show.plain_logging()
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="torchgeo-debias", standalone_mode=False)
+        code = app(
+            _repeated(sys.argv[1:], "--raster") or ["--help"], prog_name="torchgeo-debias", standalone_mode=False
+        )
         if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
             raise KeyboardInterrupt
     except (Cancelled, KeyboardInterrupt, typer.Abort):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from torchgeo_debias.data.chips import Chips, ChipSpec
-from torchgeo_debias.data.folders import read_folder
+from torchgeo_debias.data.folders import list_sources, read_folder
 from torchgeo_debias.data.layers import chips_from_layer
 from torchgeo_debias.data.longtail import long_tail
-from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.package import ModelPackage
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training import TrainConfig
@@ -54,8 +56,8 @@ def training_chips(
     seed: int,
     chip_size: int,
     window: float | None,
-    window_unit: str,
-    margin: float,
+    window_unit: str | None,
+    margin: float | None,
     background: int,
     crop: int | None,
     bands: str | None,
@@ -72,6 +74,8 @@ def training_chips(
             "--labels": labels,
             "--class-field": class_field,
             "--window": window,
+            "--window-unit": window_unit,
+            "--margin": margin,
             "--background": background or None,
             "--nodata": nodata,
         }
@@ -83,13 +87,22 @@ def training_chips(
         chips = read_folder(
             data, chip_size, split="train", bands=parse_bands(bands), seed=seed, crop=crop, progress=progress
         )
-        facts: dict[str, Any] = {"data": data.name, "crop": crop}
+        # What evaluate needs in order to read its images alike, and to know those of the training.
+        facts: dict[str, Any] = {
+            "data": data.name,
+            "crop": crop,
+            "bands": parse_bands(bands),
+            "split_seed": seed,
+            "sources": _digest(chips.sources.tolist()),
+        }
     else:
         if labels is None or class_field is None:
             raise ConfigError("--raster needs --labels LAYER and --class-field FIELD beside it.")
-        if window_unit not in ("px", "m"):
+        if window_unit not in (None, "px", "m"):
             raise ConfigError(f"--window-unit must be px or m; received {window_unit!r}.")
-        spec = ChipSpec(chip_size, window, cast(Literal["px", "m"], window_unit), margin)
+        spec = ChipSpec(chip_size, window, cast(Literal["px", "m"], window_unit or "px"))
+        if margin is not None:
+            spec = replace(spec, margin=margin)
         chips = chips_from_layer(
             list(rasters or ()), labels, class_field, spec,
             bands=parse_bands(bands), nodata=nodata, background=background, seed=seed, progress=progress,
@@ -101,26 +114,46 @@ def training_chips(
     return chips, facts
 
 
+def _digest(sources: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(sources)).encode()).hexdigest()[:16]
+
+
+def _held_apart(data: Path, seed: int, known: Mapping[str, Any]) -> bool:
+    """Whether splitting the folder again gives the training images of a model; other folders hold none of them."""
+    if data.name != known["data"] or (data / "test").is_dir():
+        return True
+    return bool(_digest(list_sources(data, "train", seed=seed)) == known["sources"])
+
+
 def evaluation_chips(
     package: ModelPackage, data: Path, split: str, bands: str | None, progress: ProgressCallback
 ) -> Chips:
     """Chips of a scene folder, read as the model's training chips were; splits by the model's own seed."""
     if split not in ("train", "test", "all"):
         raise ConfigError(f"--split must be train, test or all; received {split!r}.")
+    known = package.provenance
+    seed = int(known.get("split_seed", known["seed"]))
+    if split != "all" and "sources" in known and not _held_apart(data, seed, known):
+        raise DataError(
+            f"The test part of {data} cannot be told from the images of the training, since its files are not those "
+            "that were there then; sort them into the folders train and test, or give --split all."
+        )
     chips = read_folder(
         data,
         package.spec.size,
         split=None if split == "all" else cast(Literal["train", "test"], split),
-        bands=parse_bands(bands),
-        seed=int(package.provenance["seed"]),
+        bands=parse_bands(bands) or known.get("bands"),
+        seed=seed,
         classes=package.table.names,
-        crop=package.provenance.get("crop"),
+        crop=known.get("crop"),
         progress=progress,
     )
-    if len(chips.bands) != len(package.bands):
+    if len(chips.bands) != len(package.bands) or (
+        chips.bands != package.bands and set(chips.bands) == set(package.bands)
+    ):
         raise ConfigError(
-            f"The images in {data} have {len(chips.bands)} bands but the model takes {len(package.bands)}; "
-            "choose them with --bands."
+            f"The images in {data} give the bands {', '.join(chips.bands)} but the model takes "
+            f"{', '.join(package.bands)}; choose them in this order with --bands."
         )
     if chips.images.dtype != package.dtype:
         raise ConfigError(

@@ -71,14 +71,7 @@ def read_folder(
     if crop is not None and crop < 1:
         raise ConfigError(f"The central crop must be at least 1 pixel; received {crop}.")
     root = Path(root)
-    files, names = _list_images(root, split, classes)
-    if split is not None and not _has_splits(root):
-        label = np.asarray([names.index(name) for _, name in files], dtype=np.int64)
-        held = split_sources(label, np.asarray([_relative(path, root) for path, _ in files]), test_share, seed)
-        files = [file for file, out in zip(files, held, strict=True) if out == (split == "test")]
-    if not files:
-        raise DataError(f"No image is left in the {split} part of {root}: add images or raise the test share.")
-
+    files, names = _part(root, split, seed, test_share, classes)
     n = len(files)
     first, _ = _load(files[0][0], size, bands, crop)
     images = np.empty((n, *first.pixels.shape), dtype=first.pixels.dtype)
@@ -108,6 +101,12 @@ def read_folder(
     return Chips(images, valid, labels, sources, ClassTable.from_labels(labels, names), spec, first.bands)
 
 
+def list_sources(root: Path, split: Split | None = None, *, seed: int = 0, test_share: float = 0.2) -> list[str]:
+    """What :func:`read_folder` would give as ``sources``, without reading an image."""
+    files, _ = _part(Path(root), split, seed, test_share, None)
+    return [_relative(path, Path(root)) for path, _ in files]
+
+
 def centre_crop(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """The central square of an image.
 
@@ -121,6 +120,19 @@ def centre_crop(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     height, width = image.shape[-2:]
     top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
     return image[..., top : top + side, left : left + side]
+
+
+def _part(
+    root: Path, split: Split | None, seed: int, test_share: float, classes: Sequence[str] | None
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    files, names = _list_images(root, split, classes)
+    if split is not None and not _has_splits(root):
+        label = np.asarray([names.index(name) for _, name in files], dtype=np.int64)
+        held = split_sources(label, np.asarray([_relative(path, root) for path, _ in files]), test_share, seed)
+        files = [file for file, out in zip(files, held, strict=True) if out == (split == "test")]
+    if not files:
+        raise DataError(f"No image is left in the {split} part of {root}: add images or raise the test share.")
+    return files, list(names)
 
 
 def _load(path: Path, size: int, bands: Sequence[int] | None, crop: int | None) -> tuple[ImageArray, int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.debias.clustering import Array, cluster
+from torchgeo_debias.debias.clustering import Array, check_clustering, cluster
 from torchgeo_debias.errors import ConfigError
 
 Centre = Literal["clusters", "global"]
@@ -47,6 +47,12 @@ class DebiasSettings:
     def __post_init__(self) -> None:
         if self.pull is not None and not 0 <= self.pull <= 1:
             raise ConfigError(f"The pull must lie between 0 and 1; received {self.pull}.")
+        if self.centre not in get_args(Centre) or self.target not in get_args(Target):
+            raise ConfigError(
+                f"The centre must be one of {', '.join(get_args(Centre))} and the target one of "
+                f"{', '.join(get_args(Target))}; received {self.centre!r} and {self.target!r}."
+            )
+        check_clustering(self.n_clusters, self.rho)
         if self.gamma0 <= 0:
             raise ConfigError(f"gamma0 must be positive; received {self.gamma0}.")
 

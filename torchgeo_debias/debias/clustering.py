@@ -45,10 +45,7 @@ def cluster(features: Array, n_clusters: int, rho: float | None = 2.0, seed: int
     Raises:
         ConfigError: If ``n_clusters`` or ``rho`` is below 1.
     """
-    if n_clusters < 1:
-        raise ConfigError(f"The number of clusters must be at least 1; received {n_clusters}.")
-    if rho is not None and rho < 1:
-        raise ConfigError(f"The balance factor rho must be at least 1 (equal sizes); received {rho}.")
+    check_clustering(n_clusters, rho)
     k = min(n_clusters, len(features))
     start = KMeans(k, n_init=4, random_state=seed).fit(features)
     centres, assignment = start.cluster_centers_, start.labels_.astype(np.int64)
@@ -63,6 +60,14 @@ def cluster(features: Array, n_clusters: int, rho: float | None = 2.0, seed: int
             break
         assignment = new
     return Clustering(centres.astype(np.float32), new)
+
+
+def check_clustering(n_clusters: int, rho: float | None) -> None:
+    """Refuse what :func:`cluster` cannot do, before the work that leads to it."""
+    if n_clusters < 1:
+        raise ConfigError(f"The number of clusters must be at least 1; received {n_clusters}.")
+    if rho is not None and rho < 1:
+        raise ConfigError(f"The balance factor rho must be at least 1 (equal sizes); received {rho}.")
 
 
 def assign_at_least(cost: npt.NDArray[np.floating], least: int) -> npt.NDArray[np.int64]:
