@@ -19,8 +19,9 @@ from torchgeo_debias.data.folders import read_folder
 from torchgeo_debias.data.layers import chips_from_layer
 from torchgeo_debias.data.longtail import long_tail
 from torchgeo_debias.data.synthetic import COUNTS, CRS, mosaic, write_scene
-from torchgeo_debias.errors import ConfigError, DataError, OutputError
+from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.evaluation import Scores, comparison_report, map_picture, score
+from torchgeo_debias.files import atomic
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.inference.evaluation import report_facts
 from torchgeo_debias.inference.features import classify_features
@@ -176,20 +177,13 @@ def _copy_east(scene: Path, east: Path) -> None:
         half = source.width // 2
         window = Window(half, 0, source.width - half, source.height)
         profile = {**source.profile, "width": window.width, "transform": source.window_transform(window)}
-        part = east.with_name(f".{east.name}.part")
-        try:
-            with rasterio.open(part, "w", **profile) as target:
-                for row in range(0, source.height, 512):
-                    rows = min(512, source.height - row)
-                    target.write(
-                        source.read(window=Window(half, row, window.width, rows)),
-                        window=Window(0, row, window.width, rows),
-                    )
-            part.replace(east)
-        except OSError as error:
-            raise OutputError(f"Cannot write {east}: {error}; choose another folder with --out.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic(east) as part, rasterio.open(part, "w", **profile) as target:
+            for row in range(0, source.height, 512):
+                rows = min(512, source.height - row)
+                target.write(
+                    source.read(window=Window(half, row, window.width, rows)),
+                    window=Window(0, row, window.width, rows),
+                )
 
 
 def _score_objects(objects: Path, truth: gpd.GeoDataFrame, table: ClassTable) -> tuple[Scores, Scores]:

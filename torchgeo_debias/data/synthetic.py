@@ -7,7 +7,6 @@ four test objects measures nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from shapely.geometry import Polygon, box
 from torchgeo_debias.data import _ground, _render
 from torchgeo_debias.data._sketches import MAX_RADIUS, SKETCHES, sketch
 from torchgeo_debias.data.chips import resize
-from torchgeo_debias.errors import ConfigError, DataError, OutputError
+from torchgeo_debias.errors import ConfigError, DataError
+from torchgeo_debias.files import atomic, make_folder
 from torchgeo_debias.progress import ProgressCallback, silent, track
 
 CRS = "EPSG:32633"
@@ -111,15 +111,12 @@ def write_scene(
     frame = _on_map(outlines, transform, CRS, {"class": [item.name for item in items]})
     west = np.array([item.half == 0 for item in items])
     scene = Scene(*(folder / name for name in ("scene.tif", "labels.gpkg", "footprints.gpkg", "truth.gpkg")))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_raster(scene.raster, ground, transform, camera_rng, progress)
-        _write_layer(frame[west], scene.labels)
-        truth = frame[~west].reset_index(drop=True)
-        _write_layer(truth[["geometry"]], scene.footprints)
-        _write_layer(truth, scene.truth)
-    except OSError as error:
-        raise OutputError(f"Cannot write the scene to {folder}: {error}; choose a folder you may write to.") from error
+    make_folder(folder)
+    _write_raster(scene.raster, ground, transform, camera_rng, progress)
+    _write_layer(frame[west], scene.labels)
+    truth = frame[~west].reset_index(drop=True)
+    _write_layer(truth[["geometry"]], scene.footprints)
+    _write_layer(truth, scene.truth)
     return scene
 
 
@@ -225,36 +222,27 @@ def _write_raster(
 ) -> None:
     """Look at the painted scene through a camera: uneven light, blur and noise, one band of rows at a time."""
     image, size, band, halo = ground.image, ground.image.width, 512, 4
-    part = path.with_name(f".{path.name}.part")
     profile = {
         "driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8", "crs": CRS,
         "transform": transform, "photometric": "rgb", "compress": "deflate", "predictor": 2,
         "tiled": True, "blockxsize": band, "blockysize": band,
     }  # fmt: skip
-    try:
-        with rasterio.open(part, "w", **profile) as target:
-            for top in track(range(0, size, band), "raster", progress):
-                rows = min(band, size - top)
-                above, below = min(halo, top), min(halo, size - top - rows)
-                rgb = np.asarray(image.crop((0, top - above, size, top + rows + below)), dtype=np.float32)
-                rgb = ndimage.gaussian_filter(rgb, (0.55, 0.55, 0), truncate=3)[above : above + rows]
-                light = 1 + 0.09 * ground.noise((0, top, size, top + rows), (256,))
-                grain = rng.standard_normal((rows, size, 1), dtype=np.float32) * 4
-                grain = grain + rng.standard_normal((rows, size, 3), dtype=np.float32) * 3
-                out = np.clip(rgb * light[..., None] + grain, 0, 255).astype(np.uint8)
-                target.write(out.transpose(2, 0, 1), window=Window(0, top, size, rows))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic(path) as part, rasterio.open(part, "w", **profile) as target:
+        for top in track(range(0, size, band), "raster", progress):
+            rows = min(band, size - top)
+            above, below = min(halo, top), min(halo, size - top - rows)
+            rgb = np.asarray(image.crop((0, top - above, size, top + rows + below)), dtype=np.float32)
+            rgb = ndimage.gaussian_filter(rgb, (0.55, 0.55, 0), truncate=3)[above : above + rows]
+            light = 1 + 0.09 * ground.noise((0, top, size, top + rows), (256,))
+            grain = rng.standard_normal((rows, size, 1), dtype=np.float32) * 4
+            grain = grain + rng.standard_normal((rows, size, 3), dtype=np.float32) * 3
+            out = np.clip(rgb * light[..., None] + grain, 0, 255).astype(np.uint8)
+            target.write(out.transpose(2, 0, 1), window=Window(0, top, size, rows))
 
 
 def _write_layer(frame: gpd.GeoDataFrame, path: Path) -> None:
-    part = path.with_name(f".{path.stem}.part.gpkg")
-    try:
+    with atomic(path) as part:
         frame.to_file(part, driver="GPKG", layer=path.stem)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def mosaic(
@@ -296,33 +284,30 @@ def mosaic(
         "driver": "GTiff", "width": columns * cell, "height": rows * cell, "count": 3, "dtype": "uint8", "crs": crs,
         "transform": transform, "photometric": "rgb", "compress": "deflate", "blockysize": cell,
     }  # fmt: skip
-    part = out.with_name(f".{out.name}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(part, "w", **profile) as target:
-            for row in range(rows):
-                strip = np.zeros((3, cell, columns * cell), dtype=np.uint8)
-                chosen = sources[row * columns : (row + 1) * columns]
-                for column, source in enumerate(chosen):
-                    strip[:, :, column * cell : (column + 1) * cell] = _read(source, cell)
-                window = Window(0, row * cell, columns * cell, cell)
-                target.write(strip, window=window)
-                target.write_mask(np.arange(columns * cell) < np.full((cell, 1), len(chosen) * cell), window=window)
-        squares = [
-            box(column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
-            for row, column in (divmod(i, columns) for i in range(len(sources)))
-        ]
-        known = {
-            "class": [source.parent.name for source in sources],
-            "source": [source.relative_to(folder).as_posix() for source in sources],
-        }
-        frame = _on_map(squares, transform, crs, known)
-        os.replace(part, out)
-        _write_layer(frame, out.with_suffix(".gpkg"))
-    except OSError as error:
-        raise OutputError(f"Cannot write the mosaic to {out}: {error}; choose a folder you may write to.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    make_folder(out.parent)
+    with (
+        atomic(out) as part,
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(part, "w", **profile) as target,
+    ):
+        for row in range(rows):
+            strip = np.zeros((3, cell, columns * cell), dtype=np.uint8)
+            chosen = sources[row * columns : (row + 1) * columns]
+            for column, source in enumerate(chosen):
+                strip[:, :, column * cell : (column + 1) * cell] = _read(source, cell)
+            window = Window(0, row * cell, columns * cell, cell)
+            target.write(strip, window=window)
+            target.write_mask(np.arange(columns * cell) < np.full((cell, 1), len(chosen) * cell), window=window)
+    squares = [
+        box(column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
+        for row, column in (divmod(i, columns) for i in range(len(sources)))
+    ]
+    known = {
+        "class": [source.parent.name for source in sources],
+        "source": [source.relative_to(folder).as_posix() for source in sources],
+    }
+    frame = _on_map(squares, transform, crs, known)
+    _write_layer(frame, out.with_suffix(".gpkg"))
     return frame
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.classes import GROUPS, ClassTable
-from torchgeo_debias.errors import ConfigError, OutputError
+from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.evaluation import figures
 from torchgeo_debias.evaluation.distances import class_distances
 from torchgeo_debias.evaluation.metrics import Scores
+from torchgeo_debias.files import atomic
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -106,7 +106,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], facts: Map
     page = environment.from_string(template).render(
         title=title, parts=list(zip(sections, drawn, strict=True)), facts=facts, ink=figures.INK, muted=figures.MUTED
     )
-    _replace(path, page)
+    with atomic(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def comparison_report(
@@ -351,13 +352,3 @@ def _drawing(figure: Figure, salt: str) -> Markup:
     figure.savefig(pixels, format="webp", dpi=_PIXELS_PER_INCH, pil_kwargs={"quality": 86})
     data = base64.b64encode(pixels.getvalue()).decode("ascii")
     return Markup('<img class="picture" alt="" src="data:image/webp;base64,{}">').format(data)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"The report {path} cannot be written: {error.strerror}; choose another place.") from error
