@@ -46,7 +46,6 @@ class RasterSource:
         gsd: Metres on the ground per pixel, mean of both axes. For a geographic CRS, or a projected one whose unit is
             more than 1 % off a metre on the ground (such as Web Mercator), measured at the centre of the raster.
         bounds: (left, bottom, right, top) in ``crs``.
-        block_shape: (rows, columns) of the blocks in the file, pixels.
     """
 
     def __init__(self, path: Path, bands: Sequence[int] | None = None, nodata: float | None = None) -> None:
@@ -76,7 +75,6 @@ class RasterSource:
         self.crs: Any = dataset.crs
         self.transform: Any = dataset.transform
         self.bounds: tuple[float, float, float, float] = tuple(dataset.bounds)
-        self.block_shape: tuple[int, int] = dataset.block_shapes[0]
         self._nodata, self._nan_is_nodata = self._nodata_values(nodata)
 
     @property
