@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import open_clip
 import pytest
 import timm
 import torch
@@ -70,6 +71,20 @@ def test_bands_and_size_are_fitted(state: StateDict, tmp_path: Path) -> None:
     # The digest is that of the pretrained weights, whatever they are fitted to.
     assert backbone.digest == state_digest(state)
     assert backbone(torch.randn(1, 1, 32, 32)).isfinite().all()
+
+
+def test_clip_takes_other_sizes_than_that_of_its_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).visual.state_dict()
+    save_file(state, tmp_path / "clip.safetensors")
+    backbone = create_backbone("clip_vitb32", size=128, weights=str(tmp_path / "clip.safetensors")).eval()
+    assert not caplog.records  # nothing of weights drawn at random
+    known, fitted = (s["positional_embedding"] for s in (state, backbone.model.state_dict()))
+    assert (known.shape, fitted.shape) == ((1 + 7 * 7, 768), (1 + 4 * 4, 768))
+    assert torch.equal(fitted[0], known[0])  # the class token has no place to be moved from
+    # Pixels of the smaller grid average those of the larger one, which are drawn around zero.
+    assert 0 < fitted[1:].std() < known[1:].std()
+    assert backbone(torch.randn(1, 3, 128, 128)).shape == (1, 1536)
+    assert backbone.digest == state_digest(state)
 
 
 def test_multispectral_weights_keep_their_bands(tmp_path: Path) -> None:

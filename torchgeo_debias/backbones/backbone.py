@@ -154,7 +154,10 @@ def _build_clip(spec: BackboneSpec, size: int, bands: int) -> nn.Module:
         import open_clip
     except ImportError as error:
         raise WeightsError(f"The backbone {spec.name} needs open_clip: install torchgeo-debias[clip].") from error
-    visual = open_clip.create_model(spec.arch, pretrained=None, force_image_size=size).visual
+    # Not with create_model, which warns of weights drawn at random: those that count are loaded later.
+    config = open_clip.get_model_config(spec.arch)
+    config["vision_cfg"]["image_size"] = size
+    visual = open_clip.CLIP(**config).visual
     if bands != 3:
         old = visual.conv1
         visual.conv1 = nn.Conv2d(bands, old.out_channels, old.kernel_size, old.stride, bias=old.bias is not None)

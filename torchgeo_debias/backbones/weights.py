@@ -81,10 +81,14 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], spec: BackboneSpec)
                     f"images have {want.shape[1]}; give all bands it knows, or take another backbone."
                 )
             have = adapt_input_conv(want.shape[1], have)
-        if have.shape != want.shape and name.endswith("pos_embed") and have.ndim == 3:
+        if have.shape != want.shape and name.endswith(("pos_embed", "positional_embedding")) and have.ndim in (2, 3):
             prefix = getattr(model, "num_prefix_tokens", 1)
-            side = round((want.shape[1] - prefix) ** 0.5)
-            have = resample_abs_pos_embed(have, (side, side), num_prefix_tokens=prefix)
+            side = round((want.shape[-2] - prefix) ** 0.5)
+            # open_clip keeps them without an axis for the batch.
+            tokens = resample_abs_pos_embed(
+                have if have.ndim == 3 else have[None], (side, side), num_prefix_tokens=prefix
+            )
+            have = tokens if have.ndim == 3 else tokens[0]
         if have.shape != want.shape:
             raise WeightsError(
                 f"The weights are not those of {spec.name}: {name} has shape {tuple(have.shape)} where the "
