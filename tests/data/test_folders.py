@@ -162,6 +162,27 @@ def test_sixteen_bit_png_keeps_its_depth(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "x.png").pixels, array)
 
 
+@pytest.mark.parametrize(("suffix", "count"), [("pgm", 1), ("ppm", 3)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_portable_maps_keep_their_depth(tmp_path: Path, suffix: str, count: int, dtype: str) -> None:
+    array = RNG.integers(0, np.iinfo(dtype).max, (8, 8, count)).astype(dtype)
+    magic = b"P5" if count == 1 else b"P6"
+    header = magic + b"\n8 8\n%d\n" % np.iinfo(dtype).max
+    (tmp_path / f"x.{suffix}").write_bytes(header + array.astype(array.dtype.newbyteorder(">")).tobytes())
+    image = read_image(tmp_path / f"x.{suffix}")
+    np.testing.assert_array_equal(image.pixels, array.transpose(2, 0, 1))
+    assert image.pixels.dtype == dtype
+    assert image.bands == (("red", "green", "blue") if count == 3 else ("band_1",))
+    assert image.gsd is None
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_deep_pixels_under_a_foreign_name_are_refused(tmp_path: Path, dtype: str) -> None:
+    Image.fromarray(np.full((8, 8), 4000, dtype)).save(tmp_path / "x.jpg", format="TIFF")
+    with pytest.raises(DataError, match=r"x\.jpg cannot be read .*more than 8 bits"):
+        read_image(tmp_path / "x.jpg")
+
+
 def test_centre_crop() -> None:
     image = np.arange(2 * 7 * 10).reshape(2, 7, 10)
     np.testing.assert_array_equal(centre_crop(image, 4), image[:, 1:5, 3:7])

@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torchgeo_debias.errors import DataError, RasterError
 from torchgeo_debias.tiling.source import KEPT_DTYPES, RasterSource
 
-_PIL_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"})
+_PIL_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 _PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -79,6 +79,8 @@ def _for_pil(path: Path) -> bool:
 
 def _read_pil(path: Path) -> ImageArray:
     with Image.open(path) as image:
+        if image.mode[0] in "IF":  # conversion would cut it off at 255
+            raise ValueError("more than 8 bits a pixel are read from PNG, PGM, PPM and GeoTIFF only")
         transparent = "transparency" in image.info or image.mode == "PA"
         if image.mode in ("1", "L", "LA"):
             array = np.asarray(image.convert("LA" if transparent or image.mode == "LA" else "L"))
