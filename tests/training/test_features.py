@@ -40,6 +40,24 @@ def test_features_are_kept_and_found_again(
     assert steps
 
 
+@pytest.mark.parametrize("keep", [0, 5, 200, -1])
+def test_damaged_features_are_extracted_again(
+    keep: int, toy: Chips, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = configure()
+    backbone = create_backbone(config.backbone, size=32, weights=config.weights)
+
+    def features() -> np.ndarray:
+        return cached_features(backbone, toy, normalisation_for(toy, config), tmp_path, precision="32")
+
+    first = features()
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:keep])
+    np.testing.assert_array_equal(features(), first)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [whole]
+
+
 def test_without_a_folder_nothing_is_kept(
     toy: Chips, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

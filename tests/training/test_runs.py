@@ -16,7 +16,7 @@ from tests.training.test_methods import balanced_accuracy, predict, same
 from torchgeo_debias.backbones import LoraSettings, add_lora, create_backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
-from torchgeo_debias.errors import Cancelled, ConfigError
+from torchgeo_debias.errors import Cancelled, ConfigError, DataError, OutputError
 from torchgeo_debias.progress import Progress
 from torchgeo_debias.training import TrainConfig, extract_features, train
 from torchgeo_debias.training.module import Objective, StageModule, random_symmetry, run_stage
@@ -93,6 +93,27 @@ def test_checkpoints_of_anything_else_are_not_used(toy: Chips, configure: Config
     seen = []
     train(toy, config, progress=seen.append, checkpoints=tmp_path)
     assert steps(seen, "adapt") == []
+
+
+@pytest.mark.parametrize("keep", [0, 5, 5000, -1])
+def test_a_damaged_checkpoint_is_named(keep: int, toy: Chips, configure: Configure, tmp_path: Path) -> None:
+    config = configure(method="lora", epochs=1)
+    train(toy, config, checkpoints=tmp_path)
+    (file,) = tmp_path.rglob("last.ckpt")
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"last\.ckpt is damaged: delete it to start the stage again") as error:
+        train(toy, config, checkpoints=tmp_path)
+    assert "\n" not in str(error.value)
+    file.unlink()
+    train(toy, config, checkpoints=tmp_path)
+    assert file.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+def test_a_folder_that_nobody_can_write_to_is_refused_before_any_work(toy: Chips, configure: Configure) -> None:
+    # Not even the weights are looked for.
+    with pytest.raises(OutputError, match="The folder /proc/self cannot be written to"):
+        train(toy, replace(configure(), weights="nowhere.safetensors"), checkpoints=Path("/proc/self"))
 
 
 def test_early_stopping_ends_with_the_best_weights(configure: Configure, tmp_path: Path) -> None:

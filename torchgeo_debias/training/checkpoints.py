@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.errors import DataError
 
 
 class KeepBest(EarlyStopping):
@@ -52,6 +56,22 @@ class KeepBest(EarlyStopping):
         """Read what :meth:`state_dict` gave."""
         super().load_state_dict(state_dict)
         self.weights = state_dict["weights"]
+
+
+def find_checkpoint(file: Path) -> Path | None:
+    """The checkpoint to go on from, None where there is none yet.
+
+    Raises:
+        DataError: If it cannot be read, as after a crash or on a disk that was full.
+    """
+    if not file.exists():
+        return None
+    try:
+        # Read before Lightning does, in the midst of whose work a damaged file could not be told from other faults.
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise DataError(f"The checkpoint {file} is damaged: delete it to start the stage again.") from error
+    return file
 
 
 def fingerprint(config: Mapping[str, Any], backbone: str, chips: Iterable[Chips]) -> str:

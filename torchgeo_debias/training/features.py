@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from torchgeo_debias.backbones import Backbone, Precision, pick_device, pick_dtype, state_digest
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
+from torchgeo_debias.files import atomic, make_folder
 from torchgeo_debias.progress import ProgressCallback, silent, track
 from torchgeo_debias.training.checkpoints import fingerprint
 
@@ -59,10 +62,14 @@ def cached_features(
         backbone: With or without a LoRA.
         chips: What to extract from.
         normalisation: Of the pixels.
-        folder: Where features are kept, as safetensors named by a digest of all that they depend on; None for nowhere.
+        folder: Where features are kept, as safetensors named by a digest of all that they depend on; made if need be;
+            None for nowhere.
         precision: Of the computation.
         stage: Name shown to people.
         progress: Told after each batch.
+
+    Raises:
+        OutputError: If they cannot be kept.
     """
 
     def extract() -> Array:
@@ -73,13 +80,12 @@ def cached_features(
     setting = {"pool": backbone.pool, "precision": precision, "normalisation": normalisation.to_json()}
     weights = state_digest(backbone.model.state_dict())
     file = folder / f"features-{fingerprint(setting, weights, [chips])}.safetensors"
-    if file.exists():
+    with suppress(OSError, SafetensorError):  # not there yet, or damaged: extracted again
         return load_file(file)["features"]
     features = extract()
-    folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    save_file({"features": features}, part)
-    part.replace(file)
+    make_folder(folder)
+    with atomic(file) as part:
+        part.write_bytes(save({"features": features}))
     return features
 
 

@@ -28,7 +28,7 @@ from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.progress import Progress, ProgressCallback
-from torchgeo_debias.training.checkpoints import KeepBest, fingerprint
+from torchgeo_debias.training.checkpoints import KeepBest, find_checkpoint, fingerprint
 from torchgeo_debias.training.config import TrainConfig
 
 
@@ -172,6 +172,7 @@ def run_stage(
 
     Raises:
         ConfigError: If the training diverges.
+        DataError: If its checkpoint is damaged.
     """
     config = module.config
     device = pick_device()
@@ -187,7 +188,7 @@ def run_stage(
         seen = [chips] if validation is None else [chips, validation]
         folder = checkpoints / f"{stage}-{fingerprint(config.to_json(), module.backbone.digest, seen)}"
         callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
-        last = folder / "last.ckpt"
+        last = find_checkpoint(folder / "last.ckpt")
     with _quiet(), _interruptible(), _shared_through_files():
         trainer = L.Trainer(
             max_epochs=config.epochs,
@@ -199,7 +200,7 @@ def run_stage(
             accumulate_grad_batches=config.accumulate,
             callbacks=callbacks,
             logger=False,
-            enable_checkpointing=last is not None,
+            enable_checkpointing=checkpoints is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -208,7 +209,7 @@ def run_stage(
             module,
             _loader(chips, config, shuffle=True),
             None if validation is None else _loader(validation, config, shuffle=False),
-            ckpt_path=str(last) if last is not None and last.exists() else None,
+            ckpt_path=None if last is None else str(last),
             weights_only=True,
         )
 

@@ -17,7 +17,8 @@ from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.splits import split_by_source
 from torchgeo_debias.debias import LinearHead, logit_adjustment
-from torchgeo_debias.errors import DataError, OutputError
+from torchgeo_debias.errors import DataError
+from torchgeo_debias.files import make_folder
 from torchgeo_debias.package import Adapter, BackboneInfo, Classifier, ModelPackage
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.config import TrainConfig
@@ -58,19 +59,14 @@ def train(
         provenance: Facts about the data, kept in the package beside seed and versions.
 
     Raises:
-        DataError: If there are fewer than two classes, or a class has fewer than two samples.
+        DataError: If there are fewer than two classes, a class has fewer than two samples, or a checkpoint is damaged.
         OutputError: If checkpoints cannot be written.
         ConfigError: If the training diverges.
         WeightsError: If the backbone's weights cannot be had.
     """
     _check(chips)
     if checkpoints is not None:
-        try:
-            checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot make the folder {checkpoints} for checkpoints: {error.strerror}; choose another place."
-            ) from error
+        make_folder(checkpoints)
     validation = None
     if config.val_share > 0:
         kept, held = split_by_source(chips, config.val_share, config.seed)
