@@ -7,7 +7,7 @@ from scipy.stats import chisquare
 from torchgeo_debias.data.samplers import ClassBalancedSampler, SquareRootSampler
 from torchgeo_debias.errors import DataError
 
-COUNTS = np.asarray([900, 90, 9, 1])
+COUNTS = np.asarray([900, 90, 9, 1], dtype=np.int64)
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
 
 

@@ -148,7 +148,7 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_chip_dataset_in_a_loader_and_on_paper() -> None:
-    labels = np.asarray([0, 1, 1])
+    labels = np.asarray([0, 1, 1], dtype=np.int64)
     images = RNG.integers(0, 5000, (3, 4, 16, 16), dtype=np.uint16)
     chips = Chips(
         images,

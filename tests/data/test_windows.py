@@ -61,7 +61,7 @@ class Counting:
 def test_small_squares_are_resampled_as_they_are() -> None:
     image = np.random.default_rng(0).integers(0, 255, (2, 50, 50), dtype=np.uint8)
     read = Counting(image, np.ones((50, 50), dtype=bool))
-    pixels, _ = cut_square(read, np.asarray([5, 7, 40]), 16)
+    pixels, _ = cut_square(read, np.asarray([5, 7, 40], dtype=np.int64), 16)
     expected, _ = resize(image[:, 7:47, 5:45], np.ones((40, 40), dtype=bool), 16)
     np.testing.assert_array_equal(pixels, expected)
 
@@ -75,7 +75,7 @@ def test_huge_squares_are_read_in_bands_and_look_the_same(dtype: type, monkeypat
     valid = np.ones((side, side), dtype=bool)
     valid[: side // 2, : side // 3] = False
     read = Counting(image, valid)
-    pixels, mask = cut_square(read, np.asarray([0, 0, side]), 16)
+    pixels, mask = cut_square(read, np.asarray([0, 0, side], dtype=np.int64), 16)
     expected, expected_mask = resize(image, valid, 16)
     assert read.largest <= 256 * 256
     np.testing.assert_allclose(pixels.astype(float), expected.astype(float), atol=3)
