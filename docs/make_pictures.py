@@ -25,7 +25,7 @@ from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.package import ModelPackage
 from torchgeo_debias.tiling.palette import palette
 
-SIDE = 800
+SIDE = 1200
 """Side of the crop, pixels of the raster."""
 STEP = 50
 """The crops tried lie on a grid of so many pixels."""
