@@ -24,6 +24,7 @@ from torchgeo_debias.tiling.source import RasterSource
 
 ORIGIN = (500_000.0, 5_000_000.0)
 GSD = 2.0
+SITE = 'LOCAL_CS["site",UNIT["foot",0.3048]]'
 
 
 def make_raster(path: Path, array: np.ndarray, origin: tuple[float, float] = ORIGIN, **profile: Any) -> Path:
@@ -253,6 +254,9 @@ def _file(name: str, content: str) -> Callable[[Path], Path]:
         (_file("bad.gpkg", "nonsense"), r"bad\.gpkg cannot be read as a vector layer"),
         (_file("table.csv", "kind,x\na,1\n"), r"table\.csv has no geometry"),
         (lambda _: layer(["a"], [at(1, 1)]).set_crs(None, allow_override=True), "no coordinate reference system"),
+        (lambda _: layer(["a"], [at(1, 1)]).set_crs(SITE, allow_override=True), r"without a place on the earth \(site"),
+        (lambda _: layer(["a"], [at(1, 1)]).set_crs("ESRI:104905", allow_override=True), "without a place .*Mars"),
+        (lambda _: layer(["a"], [at(1, 1)]).set_crs(4978, allow_override=True), "without a place .*WGS 84"),
         (lambda _: layer([], []), "is empty"),
         (lambda _: layer(["a"], [None]), "none has a geometry"),
         (lambda _: layer([None], [at(1, 1)]), "No feature of The layer has a value in the field 'kind'"),
@@ -279,6 +283,12 @@ def test_other_refusals(raster: Path, tmp_path: Path) -> None:
     three = make_raster(tmp_path / "three.tif", np.ones((3, 20, 20), dtype=np.uint8))
     with pytest.raises(DataError, match=r"three\.tif has 3 bands of uint8 and .*scene\.tif has 2 of uint16"):
         chips_from_layer([raster, three], objects, "kind", spec)
+    first, other = (make_raster(tmp_path / name, np.ones((3, 20, 20), "u1")) for name in ("rgb.tif", "turned.tif"))
+    for path, names in [(first, "rgb"), (other, "gbr")]:
+        with rasterio.open(path, "r+") as target:
+            target.descriptions = tuple(names)
+    with pytest.raises(DataError, match=r"turned\.tif has the bands of .*rgb\.tif in another order.*--bands 3,1,2;"):
+        chips_from_layer([first, other], layer(["a"], [at(5, 5)]), "kind", spec)
     with pytest.raises(LabelError, match="within the given area"):
         chips_from_layer([raster], objects, "kind", spec, area=at(100, 100, 20))
     empty = make_raster(tmp_path / "empty.tif", np.zeros((1, 200, 200), dtype=np.uint8), nodata=0)

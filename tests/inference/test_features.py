@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from rasterio.transform import from_origin
 from shapely import MultiPolygon, Point, box
 
@@ -96,6 +97,29 @@ def test_features_without_pixels_get_nulls(tmp_path: Path) -> None:
     assert sum(summary.counts.values()) == 7
 
 
+@pytest.mark.parametrize("shift", [100_000, 0])
+def test_a_layer_without_any_pixel_is_refused(tmp_path: Path, shift: float) -> None:
+    raster = write_raster(tmp_path / "m.tif", np.zeros((3, 30, 30), np.uint8), nodata=0)
+    frame = footprints()
+    frame.geometry = frame.translate(shift)
+    layer = saved(frame.to_crs("EPSG:4326"), tmp_path / "h.gpkg")
+    before = os.listdir(tmp_path)
+    with pytest.raises(LabelError, match=r"No feature of .*h\.gpkg .* EPSG:4326, .*m\.tif .* EPSG:32632; check"):
+        classify_features(raster, layer, ByColour(FITTED), tmp_path / "out.gpkg")
+    assert sorted(os.listdir(tmp_path)) == sorted(before)
+
+
+def test_bands_of_the_same_names_need_the_same_order(tmp_path: Path, raster: Path) -> None:
+    layer = saved(footprints(), tmp_path / "h.gpkg")
+    turned = write_raster(tmp_path / "bgr.tif", mosaic(IDS, 10)[::-1])
+    with rasterio.open(turned, "r+") as dataset:
+        dataset.descriptions = ("blue", "green", "red")
+    with pytest.raises(RasterError, match=r"bgr\.tif .*\(blue, green, red\) .*\(red, green, blue\).*--bands 3,2,1\.$"):
+        classify_features(turned, layer, ByColour(FITTED), tmp_path / "out.gpkg")
+    classify_features(turned, layer, ByColour(FITTED), tmp_path / "out.gpkg", bands=[3, 2, 1])
+    assert read(tmp_path / "out.gpkg")["class_id"].tolist() == IDS.ravel().tolist()
+
+
 def test_the_layer_may_have_another_crs(tmp_path: Path, raster: Path) -> None:
     given = footprints().to_crs("EPSG:4326")
     classify_features(raster, saved(given, tmp_path / "h.geojson"), ByColour(FITTED), tmp_path / "out.gpkg")
@@ -129,7 +153,7 @@ def test_points_need_a_window(tmp_path: Path, raster: Path) -> None:
     points = footprints()
     points.geometry = points.centroid
     layer = saved(points, tmp_path / "p.gpkg")
-    with pytest.raises(ConfigError, match="window"):
+    with pytest.raises(ConfigError, match="train with a chip window"):
         classify_features(raster, layer, ByColour(FITTED), tmp_path / "out.gpkg")
     assert not (tmp_path / "out.gpkg").exists()
     classify_features(raster, layer, ByColour(ChipSpec(size=8, window=12, unit="m")), tmp_path / "out.gpkg")
@@ -171,6 +195,18 @@ def test_attributes_that_clash_are_kept_under_another_name(tmp_path: Path, raste
     assert set(found["class_raw_label"]) == {"x"}
     assert set(found["fid_label"]) == {5}
     assert found["class_id"].tolist() == IDS.ravel().tolist()
+
+
+@pytest.mark.parametrize("ending", [".gpkg", ".parquet"])
+def test_attributes_that_differ_by_case_alone_are_told_apart(tmp_path: Path, raster: Path, ending: str) -> None:
+    frame = footprints(Name="second", NAME="third", name_label="taken", Class="a", CLASS="b")
+    layer = saved(frame, tmp_path / "h.geojson")
+    classify_features(raster, layer, ByColour(FITTED), tmp_path / f"out{ending}")
+    found = read(tmp_path / f"out{ending}")
+    assert found["name"].tolist() == frame["name"].tolist()
+    given = {"Name_label_label": "second", "NAME_label_label_label": "third", "name_label": "taken"}
+    for name, value in (given | {"Class_label": "a", "CLASS_label_label": "b"}).items():
+        assert set(found[name]) == {value}
 
 
 def test_a_model_sure_of_background_says_nothing_of_objects(tmp_path: Path, raster: Path) -> None:
@@ -228,8 +264,6 @@ def test_tree_boxes_of_neon(real_data: Path, tmp_path: Path) -> None:
 
 
 def _on_map(boxes: pd.DataFrame, raster: Path) -> list[Any]:
-    import rasterio
-
     with rasterio.open(raster) as dataset:
         t = dataset.transform
     return [

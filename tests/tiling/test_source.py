@@ -211,6 +211,30 @@ def test_refuses_what_cannot_be_placed_or_read(tmp_path: Path) -> None:
         assert path.name in str(caught.value)
 
 
+def test_a_file_of_several_rasters_says_how_to_take_one_out(tmp_path: Path) -> None:
+    path = tmp_path / "two.gpkg"
+    for table, more in (("a", "NO"), ("b", "YES")):
+        write_raster(path, noise((1, 8, 8)), driver="GPKG", RASTER_TABLE=table, APPEND_SUBDATASET=more)
+    with pytest.raises(RasterError, match=r"two\.gpkg holds no bands.*: gdal_translate GPKG:\S*two\.gpkg:a one\.tif$"):
+        RasterSource(path)
+
+
+def test_order_of_bands_with_the_same_names(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise((4, 4, 4)), photometric="minisblack")
+    with RasterSource(path) as source:
+        assert source.order_of(["band_1", "band_2", "band_3", "band_4"]) is None
+        assert source.order_of(["band_4", "band_3", "band_1", "band_2"]) == (4, 3, 1, 2)
+        assert source.order_of(["red", "green", "blue", "nir"]) is None
+    with RasterSource(path, [3, 1]) as source:  # numbers say nothing against an order that was asked for
+        assert source.order_of(["band_1", "band_3"]) is None
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = ("blue", "green", "red", "red")
+    with RasterSource(path, [3, 1, 2]) as source:
+        assert source.order_of(["red", "green", "blue"]) == (3, 2, 1)
+    with RasterSource(path) as source:
+        assert source.order_of(["red", "red", "green", "blue"]) is None
+
+
 @pytest.mark.parametrize("bands", [[0], [3], []])
 def test_refuses_bands_that_are_not_there(tmp_path: Path, bands: list[int]) -> None:
     with pytest.raises(RasterError, match="2 bands; --bands"):

@@ -9,6 +9,8 @@ import geopandas as gpd
 import pandas as pd
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 from torchgeo_debias.errors import LabelError
 
@@ -31,8 +33,8 @@ def read_layer(source: Path | gpd.GeoDataFrame, class_field: str | None = None) 
         The features that are of use, at least one.
 
     Raises:
-        LabelError: If the file is missing or unreadable, the layer has no CRS or no feature of use, or there is no
-            such field.
+        LabelError: If the file is missing or unreadable, the layer has no CRS on the earth or no feature of use, or
+            there is no such field.
     """
     name, frame = open_layer(source)
     return frame if class_field is None else with_class(name, frame, class_field)
@@ -47,6 +49,11 @@ def open_layer(source: Path | gpd.GeoDataFrame) -> tuple[str, gpd.GeoDataFrame]:
         raise LabelError(f"{name} has no geometry, only a table; give a layer of points, boxes or polygons.")
     if frame.crs is None:
         raise LabelError(f"{name} has no coordinate reference system; assign the right one to the layer first.")
+    if not _on_earth(frame.crs):
+        raise LabelError(
+            f"{name} has a coordinate reference system without a place on the earth ({frame.crs.name}); assign the "
+            "right one to the layer first."
+        )
     usable = ~(frame.geometry.isna() | frame.geometry.is_empty)
     if not usable.any():
         raise LabelError(f"{name} has {len(frame)} features, but none has a geometry.")
@@ -69,6 +76,14 @@ def with_class(name: str, frame: gpd.GeoDataFrame, class_field: str) -> gpd.GeoD
     if classes.isna().any():
         _log.warning("%s: left out %d features without a value in %s.", name, int(classes.isna().sum()), class_field)
     return frame.assign(**{class_field: classes})[classes.notna()]
+
+
+def _on_earth(crs: CRS) -> bool:
+    try:
+        Transformer.from_crs(crs, "EPSG:4326")
+    except ProjError:  # of another planet
+        return False
+    return bool(crs.is_geographic or crs.is_projected)
 
 
 def _read(path: Path) -> gpd.GeoDataFrame:

@@ -23,7 +23,7 @@ from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.windows import MIN_SIDE, cut_square, square_windows
 from torchgeo_debias.errors import ConfigError, DataError, LabelError
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
-from torchgeo_debias.tiling.source import RasterSource
+from torchgeo_debias.tiling.source import RasterSource, extent
 
 __all__ = ["BACKGROUND", "chips_from_layer", "cut_chips", "read_layer"]
 
@@ -169,7 +169,7 @@ def chips_from_layer(
         where = "a raster" if area is None else "a raster within the given area"
         raise LabelError(
             f"No object of {name} lies on {where}: the layer "
-            f"spans {_span(layer.total_bounds)} in {layer.crs.to_string()}, {sites[0].path} {sites[0].extent}."
+            f"spans {extent(layer.total_bounds, layer.crs)}, {sites[0].path} {sites[0].extent}."
         )
     if spec.gsd is None:
         spec = replace(spec, gsd=float(np.median([site.gsd for site in sites])))
@@ -195,10 +195,6 @@ def _class_order(name: str) -> tuple[bool, bool, int, str]:
 def _single_points(layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     multi = layer.geom_type == "MultiPoint"
     return pd.concat([layer[~multi], layer[multi].explode()], ignore_index=True) if multi.any() else layer
-
-
-def _span(bounds: Sequence[float]) -> str:
-    return "({:.6g}, {:.6g}) to ({:.6g}, {:.6g})".format(*bounds)
 
 
 def _to_pixels(geometries: gpd.GeoSeries, source: RasterSource) -> npt.NDArray[Any]:
@@ -252,18 +248,25 @@ def _survey(
                     pixel=(abs(source.transform.a), abs(source.transform.e)),
                     like=(source.count, source.dtype),
                     bands=source.band_names,
-                    extent=f"{_span(source.bounds)} in {source.crs.to_string()}",
+                    extent=extent(source.bounds, source.crs),
                     items=items,
                     geometries=own,
                     inside=shapely.intersects_xy(region, centre),
                     region=region,
                 )
             )
+            order = source.order_of(sites[0].bands)
         if sites[-1].like != sites[0].like:
             raise DataError(
                 "Rasters must go together, but {} has {} bands of {} and {} has {} of {}.".format(
                     path, *sites[-1].like, rasters[0], *sites[0].like
                 )
+            )
+        if order is not None:
+            raise DataError(
+                f"{path} has the bands of {rasters[0]} in another order ({', '.join(sites[-1].bands)}) and would need "
+                f"--bands {','.join(map(str, order))}; make a copy in the same order, for example with "
+                f"'gdal_translate {' '.join(f'-b {i}' for i in order)}'."
             )
     return sites
 

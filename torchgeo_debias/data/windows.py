@@ -42,7 +42,7 @@ def square_windows(bounds: npt.NDArray[np.float64], spec: ChipSpec, gsd: float |
     if window is None:
         longest = (bounds[:, 2:] - bounds[:, :2]).max(axis=1, initial=0)
         if not (longest > 0).all():
-            raise ConfigError("Points have no extent to fit a chip to: give the chip window, in pixels or metres.")
+            raise ConfigError("Points have no extent to fit a chip to: train with a chip window (--window).")
         sides = np.maximum(np.rint(longest * (1 + 2 * spec.margin)), MIN_SIDE)
     else:
         sides = np.full(len(bounds), max(round(window), 1))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import shapely
 
 from torchgeo_debias.data.layers import cut_chips, read_layer
-from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.errors import ConfigError, LabelError
 from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
 from torchgeo_debias.inference.results import (
     FIELDS,
@@ -25,7 +25,7 @@ from torchgeo_debias.inference.results import (
 )
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
 from torchgeo_debias.tiling.sink import VectorSink
-from torchgeo_debias.tiling.source import RasterSource
+from torchgeo_debias.tiling.source import RasterSource, extent
 
 
 def classify_features(
@@ -44,7 +44,7 @@ def classify_features(
     The result has the features of the layer in their order, with their geometry, attributes and CRS, and the
     attributes ``class``, ``class_id``, ``score``, ``group`` and, for models with a biased twin, ``class_raw`` and
     ``score_raw``. An attribute of the layer with one of these names (or with a name that GeoPackage keeps for itself,
-    ``fid`` and ``geom``) becomes ``class_label`` and so on.
+    ``fid`` and ``geom``) becomes ``class_label`` and so on, and so does the second of two that differ by case alone.
 
     A feature is known to be an object: the background class, if the model has one, is left out and the other
     probabilities are scaled to sum to 1. A feature belongs to the first raster that contains the centre of its bounds
@@ -62,7 +62,7 @@ def classify_features(
 
     Raises:
         ConfigError: If an option is out of range, or points meet a model without a fixed window.
-        LabelError: If the layer cannot be read, is empty or has no CRS.
+        LabelError: If the layer cannot be read, is empty, has no CRS on the earth or lies on no data at all.
         RasterError: If a raster cannot be read or does not fit the model.
         OutputError: If the result cannot be written.
     """
@@ -70,15 +70,22 @@ def classify_features(
     if not paths:
         raise ConfigError("Name at least one raster to classify.")
     check_job([*paths, layer], [out], batch_size)
+    extents = []
     for path in paths:
         with RasterSource(path, bands, nodata) as source:
             check_source(source, predictor)
+            extents.append(f"{path} {extent(source.bounds, source.crs)}")
     frame = _free_names(read_layer(layer).reset_index(drop=True))
 
     with VectorSink(out, frame.crs, FIELDS, _geometry_type(frame.geometry), predictor.table) as sink:
         prediction = _predict(paths, frame.geometry, predictor, bands, nodata, batch_size, progress)
+        ids, _ = best(prediction.probabilities)
+        if (ids < 0).all():
+            raise LabelError(
+                f"No feature of {layer} lies where a raster has data: the layer spans "
+                f"{extent(frame.total_bounds, frame.crs)}, {extents[0]}; check the CRS of both and the nodata value."
+            )
         sink.write(frame.join(prediction_columns(predictor.table, prediction)))
-    ids, _ = best(prediction.probabilities)
     counts = count_classes(predictor.table, ids).tolist()
     return ClassifySummary(
         dict(zip(predictor.table.names, counts, strict=True)), len(frame), int((ids < 0).sum()), (Path(out),)
@@ -150,14 +157,15 @@ def _geometry_type(geometries: gpd.GeoSeries) -> str:
 
 def _free_names(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Rename attributes that would clash, letters' case aside, since GeoPackage does not tell it apart."""
-    reserved = {*FIELDS, *RAW_FIELDS, "fid", "geom"}
-    taken = {str(name).lower() for name in frame.columns} | reserved
+    seen = {*FIELDS, *RAW_FIELDS, "fid", "geom"}
+    taken = {str(name).lower() for name in frame.columns} | seen
     names: dict[str, str] = {}
     for name in frame.columns.drop(frame.active_geometry_name):
         free = str(name)
-        if free.lower() in reserved:
+        if free.lower() in seen:
             while free.lower() in taken:
                 free += "_label"
             taken.add(free.lower())
             names[name] = free
+        seen.add(free.lower())
     return frame.rename(columns=names)

@@ -44,12 +44,17 @@ def check_source(source: RasterSource, predictor: ChipPredictor) -> None:
     """Refuse a raster that does not fit the model.
 
     Raises:
-        RasterError: If the number of bands or the type of the pixels differs.
+        RasterError: If the number of bands, the order of bands of the same names, or the type of the pixels differs.
     """
     if source.count != len(predictor.bands):
         raise RasterError(
             f"{source.path} gives {source.count} bands ({_some(source.band_names)}) but the model takes "
             f"{len(predictor.bands)} ({_some(predictor.bands)}); choose them in this order with --bands."
+        )
+    if (order := source.order_of(predictor.bands)) is not None:
+        raise RasterError(
+            f"{source.path} gives its bands in another order ({_some(source.band_names)}) than the model takes "
+            f"({_some(predictor.bands)}); choose them with --bands {','.join(map(str, order))}."
         )
     if source.dtype != np.dtype(predictor.dtype):
         raise RasterError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +83,23 @@ class RasterSource:
         """Number of bands read."""
         return len(self.bands)
 
+    def order_of(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """The bands that would be read in the order of ``names``, where the order is now another.
+
+        Args:
+            names: Wanted :attr:`band_names`.
+
+        Returns:
+            Bands counted from 1; None where they are in this order, where the names are not the same, or where they
+            are mere numbers in an order that was asked for, which says more than such names do.
+        """
+        own = self.band_names
+        if own == tuple(names) or sorted(own) != sorted(names) or len(set(own)) < len(own):
+            return None
+        if self._bands_given and own == tuple(f"band_{i}" for i in self.bands):
+            return None
+        return tuple(self.bands[own.index(name)] for name in names)
+
     def read(
         self, col_off: int, row_off: int, width: int, height: int
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -125,7 +143,11 @@ class RasterSource:
     def _check_place(self) -> None:
         dataset = self._dataset
         if dataset.count == 0:
-            raise RasterError(f"{self.path} holds no bands of its own; name one of its sub-datasets instead.")
+            example = shlex.quote((dataset.subdatasets or ["NAME"])[0])
+            raise RasterError(
+                f"{self.path} holds no bands of its own; save one of its sub-datasets as GeoTIFF first, for example "
+                f"with: gdal_translate {example} one.tif"
+            )
         no_crs = (
             f"{self.path} has no coordinate reference system on the earth; assign the right one first, for example "
             "with 'gdal_edit.py -a_srs EPSG:32632'."
@@ -145,6 +167,7 @@ class RasterSource:
         dataset = self._dataset
         colours = dataset.colorinterp
         self._alpha = [i for i, colour in zip(dataset.indexes, colours, strict=True) if colour == ColorInterp.alpha]
+        self._bands_given = bands is not None
         if bands is None:
             bands = [i for i in dataset.indexes if i not in self._alpha]
         if not bands or not set(bands) <= set(dataset.indexes):
@@ -215,6 +238,12 @@ class RasterSource:
                 "leave them out."
             )
         return finite
+
+
+def extent(bounds: Sequence[float], crs: CRS | rasterio.crs.CRS) -> str:
+    """A rectangle (left, bottom, right, top) in ``crs``, of rasterio or pyproj, in words for a sentence."""
+    left, bottom, right, top = bounds
+    return f"({left:.6g}, {bottom:.6g}) to ({right:.6g}, {top:.6g}) in {crs.to_string()}"
 
 
 def _open(path: Path) -> rasterio.DatasetReader:
