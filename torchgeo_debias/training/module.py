@@ -31,6 +31,8 @@ from torchgeo_debias.progress import Progress, ProgressCallback
 from torchgeo_debias.training.checkpoints import KeepBest, find_checkpoint, fingerprint
 from torchgeo_debias.training.config import TrainConfig
 
+_LOGGERS = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -77,6 +79,11 @@ class StageModule(L.LightningModule):
         self.scale: Tensor | None
         self.register_buffer("scale", objective.scale, persistent=False)
         self.f1 = MulticlassF1Score(head.out_features, average="macro")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a process that Lightning starts, which gets the module but not the levels of loggers, be quiet too."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _hush()
 
     def on_train_epoch_start(self) -> None:
         """Augmentation too depends on the epoch alone."""
@@ -216,6 +223,7 @@ def run_stage(
 
 def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]:
     indices: Any = range(len(chips))
+    share = math.ceil(len(chips) / config.devices)
     return DataLoader(
         indices,
         batch_size=config.batch_size,
@@ -225,7 +233,7 @@ def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]
         shuffle=shuffle and config.devices > 1,
         collate_fn=_Collate(chips),
         # A last batch of one chip would make for a noisy step.
-        drop_last=shuffle and len(chips) % config.batch_size == 1 and len(chips) > 1,
+        drop_last=shuffle and share % config.batch_size == 1 and share > 1,
     )
 
 
@@ -264,17 +272,20 @@ def _shared_through_files() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's banners and tips for developers away from users."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    levels = [logger.level for logger in _LOGGERS]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
+            _hush()
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in zip(_LOGGERS, levels, strict=True):
             logger.setLevel(level)
+
+
+def _hush() -> None:
+    for logger in _LOGGERS:
+        logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def from_linear(layer: nn.Linear) -> LinearHead:
