@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from torchgeo_debias import PackagePredictor, TrainConfig, read_folder, train
 from torchgeo_debias.errors import PackageError, WeightsError
+from torchgeo_debias.inference import classifier
 from torchgeo_debias.package import Adapter, ModelPackage
 
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
@@ -58,6 +59,16 @@ def test_the_twins_do_not_get_mixed_up(predictor: PackagePredictor, images: Imag
     assert not np.allclose(plain, debiased)
     assert np.array_equal(predictor.features(*images, raw=True), plain)
     assert np.array_equal(predictor.features(*images), debiased)
+
+
+def test_features_of_many_chips_are_taken_in_batches(
+    predictor: PackagePredictor, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes = predictor.features(*images), []
+    predictor._backbone.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    monkeypatch.setattr(classifier, "_BATCH", 4)
+    assert np.allclose(predictor.features(*images), whole, atol=1e-5)
+    assert sizes == [4, 2]
 
 
 def test_a_chip_is_classified_alike_in_any_company(predictor: PackagePredictor, images: Images) -> None:

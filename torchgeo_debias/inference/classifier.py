@@ -18,6 +18,7 @@ from torchgeo_debias.inference.predictor import Prediction
 from torchgeo_debias.package import Adapter, ModelPackage
 
 _MAIN, _RAW = "default", "raw"
+_BATCH = 64
 
 
 class PackagePredictor:
@@ -72,7 +73,7 @@ class PackagePredictor:
         return self.package.dtype
 
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
-        """Class probabilities of chips (N, C, S, S), and those of the biased twin where there is one."""
+        """Class probabilities of one batch of chips (N, C, S, S), and those of the biased twin where there is one."""
         raw = self.package.raw
         main = self._probabilities(images, valid, _MAIN, self.package.model.head)
         return Prediction(main, None if raw is None else self._probabilities(images, valid, _RAW, raw.head))
@@ -80,8 +81,10 @@ class PackagePredictor:
     def features(
         self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], raw: bool = False
     ) -> npt.NDArray[np.float32]:
-        """Features (N, dim) of chips under the de-biased LoRA, or under that of the biased twin."""
-        return self._features(images, valid, _RAW if raw else _MAIN)
+        """Features (N, dim) of any number of chips under the de-biased LoRA, or under that of the biased twin."""
+        adapter = _RAW if raw else _MAIN
+        starts = range(0, max(len(images), 1), _BATCH)
+        return np.concatenate([self._features(images[i : i + _BATCH], valid[i : i + _BATCH], adapter) for i in starts])
 
     def _probabilities(
         self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], adapter: str, head: LinearHead
