@@ -8,7 +8,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import numpy.typing as npt
 import rasterio
 import shapely
 from rasterio.windows import Window
@@ -201,7 +200,7 @@ def _score_objects(objects: Path, truth: gpd.GeoDataFrame, table: ClassTable) ->
 def _report(job: _Job, predictor: PackagePredictor, before: Scores, after: Scores, files: dict[str, Path]) -> None:
     unseen = chips_from_layer([job.raster], job.truth, "class", predictor.spec)
     order = [predictor.table.names.index(name) for name in unseen.table.names]
-    facts = report_facts(predictor.package, {"Data": job.title, **_map_facts(job, predictor.table, files["map"])})
+    facts = report_facts(predictor.package, {"Data": job.title, **_map_facts(job, predictor.table, files["tiles"])})
     comparison_report(
         files["report"],
         title=f"Rare classes on {job.title}: LoRA and debLoRA",
@@ -216,16 +215,21 @@ def _report(job: _Job, predictor: PackagePredictor, before: Scores, after: Score
     )
 
 
-def _map_facts(job: _Job, table: ClassTable, class_map: Path) -> dict[str, str]:
-    """How often the map names the right class at the centre of an object, and how much of it is objects at all."""
-    centres = job.truth.geometry.centroid
-    with rasterio.open(class_map) as source:
-        found = np.array([value[0] for value in source.sample(zip(centres.x, centres.y, strict=True))])
-        pixels: npt.NDArray[Any] = source.read(1, out_shape=(source.height // 8, source.width // 8))
-    right = found == job.truth["class"].map({name: i for i, name in enumerate(table.names)}).to_numpy()
-    facts = {"Objects whose class the tile map names at their centre": f"{right.sum()} of {len(right)}"}
-    if table.background is not None:
-        facts["Share of the map called background"] = f"{(pixels == table.background).mean():.0%}"
+def _map_facts(job: _Job, table: ClassTable, tiles: Path) -> dict[str, str]:
+    """How often the tile at the centre of an object has its class, and how many tiles are called an object."""
+    tile = gpd.read_file(tiles, layer=tiles.stem)
+    centres = gpd.GeoDataFrame({"truth": job.truth["class"]}, geometry=job.truth.geometry.centroid, crs=job.truth.crs)
+    seen = gpd.sjoin(centres, tile, predicate="within")
+    groups = dict(zip(table.names, table.groups, strict=True))
+    rare = seen["truth"].map(groups) == "tail"
+    facts = {}
+    for name, field in (("LoRA", "class_raw"), ("debLoRA", "class")):
+        right = seen["truth"] == seen[field]
+        facts[f"On the tile map of {name}"] = (
+            f"{right.sum()} of {len(right)} objects have their class at their centre, {right[rare].sum()} of "
+            f"{rare.sum()} of the tail; {(tile[field].map(groups) != 'background').sum()} of {len(tile)} tiles are "
+            "called an object"
+        )
     return facts
 
 
