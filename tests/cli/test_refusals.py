@@ -417,7 +417,7 @@ def test_classify_features_refuses_a_layer(
     [
         (["--data", "{out}/none"], "There is no folder"),
         (["--data", "{data}", "--split", "val"], "--split must be train, test or all"),
-        (["--data", "{data}", "--bands", "1"], "have 1 bands but the model takes 3"),
+        (["--data", "{data}", "--bands", "1"], "give the bands red but the model takes red, green, blue"),
         (["--data", "{data}", "--report", "{out}/none/report.html"], "cannot be written"),
         (["--data", "{strange}"], "is none of the classes"),
         (["--data", "{wide}"], "hold uint16 values but the model was trained on uint8"),
