@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from torchgeo_debias.data.synthetic import Scene
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may reach the network; what asks a model hub anyway fails at once and not after many retries.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ class TrainConfig:
             features, calibrated once more. Ours, by validation: ``calibrated``.
         tau: Strength of the logit adjustment in ``probe-la``, ``lora-la`` and ``deblora``; 0 is none.
         adjust: How the logits are adjusted in ``lora-la``: in training (``train``); afterwards (``posthoc``); or
-            afterwards, on a logistic regression fitted anew on the adapted features (``refit``, by validation the
-            strongest).
+            afterwards, on a logistic regression fitted anew on the adapted features (``refit``; in validation
+            0.4 points of macro-F1 ahead of ``posthoc``, which is no difference).
         epochs: Of the stages adapt and align each.
         batch_size: Chips a step.
         lr: Peak learning rate of AdamW (1e-3 in the released code); ``finetune`` uses a hundredth of it.
