@@ -28,6 +28,8 @@ def at_stage(stage: str, *args: object, cwd: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [part for part in command if part != "--quiet"], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
+        # What a shell starts in the background is deaf to Ctrl+C, and hands that on to all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     seen = ""
@@ -48,7 +50,7 @@ def long_training(images: Path, weights: Path) -> list[object]:
 def test_ctrl_c_in_training_ends_with_130_and_a_sentence(tiny_images: Path, tiny_weights: Path, tmp_path: Path) -> None:
     process = at_stage("adapt", *long_training(tiny_images, tiny_weights), "model", cwd=tmp_path)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == "Error: Stopped; nothing was left half-written."
@@ -61,7 +63,7 @@ def test_a_killed_training_leaves_nothing_under_the_name_of_the_model(
 ) -> None:
     process = at_stage("adapt", *long_training(tiny_images, tiny_weights), "model.tgd", cwd=tmp_path)
     process.kill()
-    process.communicate(timeout=240)
+    process.communicate(timeout=60)
     assert not (tmp_path / "model.tgd").exists()
 
 
@@ -74,7 +76,7 @@ def test_a_killed_classification_leaves_the_older_result_alone(
         "classify", "classify", tiny_scene.raster, *options, *map_options(tiny_model, tiny_weights), cwd=tmp_path
     )
     process.kill()
-    process.communicate(timeout=240)
+    process.communicate(timeout=60)
     assert (tmp_path / "tiles.gpkg").read_text() == "older"
     assert not (tmp_path / "map.tif").exists()
 
