@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +26,7 @@ from torchgeo_debias.data.longtail import long_tail
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias import DebiasSettings, LinearHead, logit_adjustment
 from torchgeo_debias.evaluation import compare, score, summarise
+from torchgeo_debias.files import atomic
 from torchgeo_debias.training import TrainConfig, extract_features, versions
 from torchgeo_debias.training.stages import Run, adapt, adjusted_head, align, debias, finetune
 from torchgeo_debias.training.trainer import normalisation_for
@@ -115,10 +115,9 @@ def main() -> None:
         result["orders"][str(seed)] = one_order(train, test, seed, options.epochs, options.more)
         result |= {"versions": versions(), "epochs": options.epochs, "imbalance": 40, "chip": 112}
         result.setdefault("seconds", {})[str(seed)] = round(time.time() - start)
-        part = options.out.with_suffix(".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(result, indent=1))
-        os.replace(part, options.out)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(options.out) as part:
+            part.write_text(json.dumps(result, indent=1))
     print(table(result["orders"]))
 
 
