@@ -28,7 +28,7 @@ DISCARDED = ROOT / ".venv-discarded"
 SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 UNFINISHED = VENV / "bootstrap-unfinished"
-EXTRAS = {"demo": "demo,parquet", "test": "dev"}
+EXTRAS = {"demo": "demo", "test": "dev"}
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",))
 
 # What uv calls the settings of pip that say where packages come from. `find-links` stays out on purpose: a local file
