@@ -8,6 +8,7 @@
     head.safetensors                      weight (C, D) and bias (C,)
     raw/adapter/..., raw/head.safetensors the plain LoRA kept for comparison, where there is one
     backbone.safetensors                  all weights, only where all were trained
+    onnx/model.onnx, onnx/model.int8.onnx the whole model for other engines, where it was exported
 
 Everything is read into memory and checked (version, digests, names, shapes) before any tensor is used; an archive is
 never unpacked to disk.
@@ -23,7 +24,8 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,10 @@ ADAPTER = "adapter/adapter_model.safetensors"
 HEAD = "head.safetensors"
 BACKBONE = "backbone.safetensors"
 RAW = "raw/"
-_KNOWN = {MODEL, BACKBONE, *(p + f for p in ("", RAW) for f in (ADAPTER_CONFIG, ADAPTER, HEAD))}
-_FOLDERS = {"adapter/", RAW, f"{RAW}adapter/"}
+ONNX = "onnx/model.onnx"
+ONNX_INT8 = "onnx/model.int8.onnx"
+_KNOWN = {MODEL, BACKBONE, ONNX, ONNX_INT8, *(p + f for p in ("", RAW) for f in (ADAPTER_CONFIG, ADAPTER, HEAD))}
+_FOLDERS = {"adapter/", RAW, f"{RAW}adapter/", "onnx/"}
 _MAX_RATIO = 20
 """An archive that claims to unpack to more times its size is no package: weights hardly shrink."""
 
@@ -116,6 +120,8 @@ class ModelPackage:
         metrics: Scores measured so far, by the name of the data.
         provenance: Seed, versions, data and timings.
         thresholds: Score below which a class should not be reported, by class name; may be empty.
+        onnx: Exported files by their name in the package, :data:`ONNX` and :data:`ONNX_INT8`; empty without export.
+        exports: What is known of them: versions, and how well each engine agrees with torch.
     """
 
     table: ClassTable
@@ -131,6 +137,18 @@ class ModelPackage:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     thresholds: dict[str, float]
+    onnx: dict[str, bytes] = field(default_factory=dict)
+    exports: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that predictions hang on: the trained parts and how chips become their input.
+
+        Metrics, provenance and exports may be added without changing it.
+        """
+        info = self._describe(_digests({name: data for name, data in _files(self).items() if name not in self.onnx}))
+        meaning = {key: info[key] for key in ("task", "backbone", "input", "classes", "files")}
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Content of ``model.json``."""
@@ -156,6 +174,7 @@ class ModelPackage:
             "provenance": self.provenance,
             "licences": {"backbone": self.backbone.licence},
             "files": dict(digests),
+            **({"exports": self.exports} if self.exports else {}),
         }
 
     def save(self, path: Path | str) -> None:
@@ -214,6 +233,8 @@ class ModelPackage:
                 metrics=dict(info["metrics"]),
                 provenance=_provenance(info["provenance"]),
                 thresholds=dict(info["thresholds"]),
+                onnx={name: files[name] for name in (ONNX, ONNX_INT8) if name in files},
+                exports=dict(info.get("exports", {})),
             )
             _check_input(package)
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError, DataError, SafetensorError) as error:
@@ -278,7 +299,7 @@ def _files(package: ModelPackage) -> dict[str, bytes]:
             files[prefix + ADAPTER] = save_tensors(part.adapter.tensors, metadata={"format": "pt"})
     if package.finetuned is not None:
         files[BACKBONE] = save_tensors(package.finetuned)
-    return files
+    return {**files, **package.onnx}
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from torchgeo_debias import PackagePredictor, TrainConfig, read_folder, train
-from torchgeo_debias.errors import PackageError, WeightsError
+from torchgeo_debias.backbones import create_backbone
+from torchgeo_debias.errors import ConfigError, PackageError, WeightsError
 from torchgeo_debias.inference import classifier
 from torchgeo_debias.package import Adapter, ModelPackage
 
@@ -65,7 +71,7 @@ def test_features_of_many_chips_are_taken_in_batches(
     predictor: PackagePredictor, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, sizes = predictor.features(*images), []
-    predictor._backbone.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    predictor._backbones[0].register_forward_hook(lambda module, given, out: sizes.append(len(out)))
     monkeypatch.setattr(classifier, "_BATCH", 4)
     assert np.allclose(predictor.features(*images), whole, atol=1e-5)
     assert sizes == [4, 2]
@@ -166,3 +172,128 @@ def test_adapter_tensors_of_another_shape_are_refused(tiny_package: ModelPackage
         foreign = replace(tiny_package.model, adapter=Adapter(adapter.config, tensors))
         with pytest.raises(PackageError, match="does not fit"):
             PackagePredictor(replace(tiny_package, model=foreign), weights=str(tiny_weights))
+
+
+def test_merging_the_lora_changes_nothing_but_rounding(
+    predictor: PackagePredictor, tiny_package: ModelPackage, tiny_weights: Path, images: Images
+) -> None:
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    pixels, valid = images
+    raw = predictor.predict(*images).raw
+    assert tiny_package.raw is not None
+    assert raw is not None
+    for part, found in ((tiny_package.model, predictor.predict(*images).probabilities), (tiny_package.raw, raw)):
+        backbone = create_backbone(tiny.BACKBONE, size=tiny.CHIP, weights=str(tiny_weights))
+        adapter = part.adapter
+        assert adapter is not None
+        known = {key: adapter.config[key] for key in ("r", "lora_alpha", "target_modules")}
+        model: Any = get_peft_model(backbone.model, LoraConfig(**known))
+        set_peft_model_state_dict(model, adapter.tensors)
+        backbone.model = model
+        with torch.inference_mode():
+            features = backbone.eval()(tiny_package.normalisation(torch.from_numpy(pixels), torch.from_numpy(valid)))
+        wanted = torch.from_numpy(part.head.logits(features.numpy())).softmax(dim=1).numpy()
+        assert np.abs(found - wanted).max() < 1e-5
+        assert np.abs(found - wanted).max() < np.abs(predictor.predict(*images).probabilities - raw).max()
+
+
+def test_twins_share_what_no_lora_touches(predictor: PackagePredictor) -> None:
+    main, raw = ({n: p.data_ptr() for n, p in b.named_parameters()} for b in predictor._backbones)
+    assert main.keys() == raw.keys()
+    assert {name for name in main if main[name] != raw[name]} == {n for n in main if ".attn." in n and "weight" in n}
+
+
+def test_threads_do_not_disturb_each_other(predictor: PackagePredictor) -> None:
+    rng = np.random.default_rng(3)
+    batches = [rng.integers(0, 256, (5, 3, tiny.CHIP, tiny.CHIP), dtype=np.uint8) for _ in range(16)]
+    valid = rng.random((5, tiny.CHIP, tiny.CHIP)) < 0.9
+    alone = [predictor.predict(batch, valid) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda batch: predictor.predict(batch, valid), batches))
+    for one, other in zip(alone, together, strict=True):
+        assert one.raw is not None
+        assert other.raw is not None
+        assert np.array_equal(one.probabilities, other.probabilities)
+        assert np.array_equal(one.raw, other.raw)
+
+
+def test_the_number_of_threads_holds_in_every_thread(predictor: PackagePredictor, images: Images) -> None:
+    def used() -> int:
+        predictor.predict(*images)
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(used).result()  # this thread has met torch before the number changes
+            predictor.use_threads(2)
+            assert used() == 2
+            assert pool.submit(used).result() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_identity_tells_models_and_precisions_apart(
+    predictor: PackagePredictor, tiny_package: ModelPackage, tiny_model: Path, tiny_weights: Path
+) -> None:
+    weights = str(tiny_weights)
+    same = [
+        PackagePredictor.load(tiny_model, weights=weights, precision="32"),
+        PackagePredictor(replace(tiny_package, metrics={"new": 1}), weights=weights, precision="32"),
+        PackagePredictor(replace(tiny_package, exports={"new": 1}), weights=weights, precision="32"),
+    ]
+    assert {p.identity for p in same} == {predictor.identity}
+    head = tiny_package.model.head
+    shifted = replace(tiny_package.model, head=head.shifted(np.array([1e-3, 0, 0], np.float32)))
+    others = [
+        PackagePredictor(tiny_package, weights=weights, precision="bf16"),
+        PackagePredictor(replace(tiny_package, raw=None), weights=weights, precision="32"),
+        PackagePredictor(replace(tiny_package, model=shifted), weights=weights, precision="32"),
+        PackagePredictor(replace(tiny_package, spec=replace(tiny_package.spec, gsd=3.0)), weights=weights),
+    ]
+    assert len({predictor.identity, *(p.identity for p in others)}) == 1 + len(others)
+    assert (predictor.backend, predictor.precision) == ("torch", "32")
+
+
+def test_the_identity_is_that_of_every_process(tiny_model: Path, tiny_weights: Path) -> None:
+    script = (
+        "import sys; from torchgeo_debias.inference.classifier import PackagePredictor; "
+        "sys.stdout.write(PackagePredictor.load(sys.argv[1], weights=sys.argv[2], precision='32').identity)"
+    )
+    command = [sys.executable, "-c", script, str(tiny_model), str(tiny_weights)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == PackagePredictor.load(tiny_model, weights=str(tiny_weights), precision="32").identity
+
+
+def test_a_loaded_model_travels_to_other_processes(
+    tiny_model: Path, tiny_weights: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    weights = os.path.relpath(tiny_weights)
+    first = PackagePredictor.load(tiny_model.name, weights=weights, precision="bf16")
+    sent = pickle.dumps(first)
+    assert len(sent) < 10_000
+    monkeypatch.chdir("/")
+    back = pickle.loads(sent)
+    assert back.identity == first.identity
+    assert np.array_equal(back.predict(*images).probabilities, first.predict(*images).probabilities)
+
+
+def test_a_model_in_memory_does_not_travel(predictor: PackagePredictor) -> None:
+    with pytest.raises(ConfigError, match="save its package"):
+        pickle.dumps(predictor)
+
+
+def test_cnns_compute_with_channels_last(tiny_images: Path, images: Images) -> None:
+    config = TrainConfig(method="lora", backbone="timm:test_resnet", weights="random", epochs=1, precision="32", seed=3)
+    package = train(read_folder(tiny_images, tiny.CHIP, split="train"), config).package
+    torch.manual_seed(3)
+    predictor = PackagePredictor(package, weights="random", precision="32")
+    found = predictor.predict(*images).probabilities
+    weights = [p for p in predictor._backbones[0].parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    for backbone in predictor._backbones:
+        cast(Any, backbone.model).to(memory_format=torch.contiguous_format)
+    assert np.allclose(predictor.predict(*images).probabilities, found, atol=1e-5)

@@ -1,56 +1,47 @@
-"""A model package made ready to predict."""
+"""A model package made ready to predict with torch."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from torchgeo_debias.backbones import Backbone, Precision, create_backbone, pick_device, pick_dtype
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import ChipSpec
-from torchgeo_debias.debias import LinearHead
-from torchgeo_debias.errors import PackageError
+from torchgeo_debias.errors import ConfigError, PackageError
 from torchgeo_debias.inference.predictor import Prediction
 from torchgeo_debias.package import Adapter, ModelPackage
 
-_MAIN, _RAW = "default", "raw"
 _BATCH = 64
+_NAMES: dict[torch.dtype, Precision] = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}
 
 
-class PackagePredictor:
-    """The :class:`~torchgeo_debias.inference.predictor.ChipPredictor` of a model package.
+class PackageFace:
+    """What every predictor of a package tells about it, whatever computes it.
 
     Attributes:
         package: What it was made from.
+        backend: What computes: ``torch``, ``onnx`` or ``openvino``.
+        precision: In which numbers: ``32``, ``bf16``, ``16`` or ``int8``; never ``auto``.
+        place: Kind of device: ``cpu`` or ``cuda``.
+        origin: File or folder of the package, absolute; None where it was handed over in memory.
     """
 
-    def __init__(self, package: ModelPackage, *, weights: str = "auto", precision: Precision = "auto") -> None:
-        """Build the backbone and attach the trained parts.
-
-        Args:
-            package: A loaded package.
-            weights: Where the backbone's weights come from, as in training.
-            precision: As in training; ``32`` gives the most repeatable scores across machines.
-
-        Raises:
-            PackageError: If the weights are not those the package was trained on, or a part does not fit.
-            WeightsError: If the weights cannot be had.
-        """
+    def __init__(self, package: ModelPackage, backend: str, precision: str, place: str) -> None:
         self.package = package
-        self.device = pick_device()
-        self.dtype_ = pick_dtype(precision, self.device)
-        self._backbone = _assemble(package, weights)
-        self._backbone.to(self.device).eval()
-        self._backbone.prefer(self.device, self.dtype_)
-
-    @classmethod
-    def load(cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto") -> PackagePredictor:
-        """Read a package and make it ready; see :meth:`ModelPackage.load` and the constructor."""
-        return cls(ModelPackage.load(path), weights=weights, precision=precision)
+        self.backend = backend
+        self.precision = precision
+        self.place = place
+        self.origin: Path | None = None
 
     @property
     def table(self) -> ClassTable:
@@ -72,31 +63,98 @@ class PackagePredictor:
         """Pixel type of the training data."""
         return self.package.dtype
 
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that predictions hang on: the trained model, the backend, the precision, the kind of device.
+
+        The same in every process and on every machine; scores and exports that are added to a package do not count.
+        """
+        parts = [self.package.digest, self.backend, self.precision, self.place]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _home(self) -> Path:
+        """Where another process finds the package."""
+        if self.origin is None:
+            raise ConfigError(
+                "A model that stands in memory alone cannot be sent to other processes: save its package and load it "
+                "from there."
+            )
+        return self.origin
+
+
+class PackagePredictor(PackageFace):
+    """The :class:`~torchgeo_debias.inference.predictor.ChipPredictor` of a model package, computed by torch.
+
+    A LoRA is merged into the weights and the biased twin is a model of its own (weights that no LoRA touches are
+    shared), so that nothing changes while it predicts: several threads may call it at once.
+
+    Attributes:
+        device: Where it computes.
+    """
+
+    def __init__(self, package: ModelPackage, *, weights: str = "auto", precision: Precision = "auto") -> None:
+        """Build the backbone and attach the trained parts.
+
+        Args:
+            package: A loaded package.
+            weights: Where the backbone's weights come from, as in training.
+            precision: As in training; ``32`` gives the most repeatable scores across machines.
+
+        Raises:
+            PackageError: If the weights are not those the package was trained on, or a part does not fit.
+            WeightsError: If the weights cannot be had.
+        """
+        self.device = pick_device()
+        self.dtype_ = pick_dtype(precision, self.device)
+        super().__init__(package, "torch", _NAMES[self.dtype_], self.device.type)
+        self._weights = weights
+        self._threads: int | None = None
+        self._backbones = merged_backbones(package, weights)
+        for backbone in self._backbones:
+            backbone.to(self.device).eval()
+            backbone.prefer(self.device, self.dtype_)
+            if backbone.spec.family == "cnn":  # convolutions are 1.2 to 2 times as fast with channels last
+                cast(Any, backbone.model).to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto") -> Self:
+        """Read a package and make it ready; see :meth:`ModelPackage.load` and the constructor."""
+        predictor = cls(ModelPackage.load(path), weights=weights, precision=precision)
+        predictor.origin = Path(path).resolve()
+        return predictor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes load the package anew, with the precision that was found here."""
+        weights = str(Path(self._weights).resolve()) if Path(self._weights).exists() else self._weights
+        return _reload, (type(self), self._home(), weights, self.precision)
+
+    def use_threads(self, n: int) -> None:
+        """Compute each call of :meth:`predict` on ``n`` cores (CPU only), in whatever thread it is made."""
+        self._threads = n
+
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
         """Class probabilities of one batch of chips (N, C, S, S), and those of the biased twin where there is one."""
-        raw = self.package.raw
-        main = self._probabilities(images, valid, _MAIN, self.package.model.head)
-        return Prediction(main, None if raw is None else self._probabilities(images, valid, _RAW, raw.head))
+        parts = [part for part in (self.package.model, self.package.raw) if part is not None]
+        found = []
+        for backbone, part in zip(self._backbones, parts, strict=True):
+            logits = torch.from_numpy(part.head.logits(self._features(images, valid, backbone)))
+            found.append(cast(npt.NDArray[np.float32], logits.softmax(dim=1).numpy()))
+        return Prediction(*found)
 
     def features(
         self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], raw: bool = False
     ) -> npt.NDArray[np.float32]:
         """Features (N, dim) of any number of chips under the de-biased LoRA, or under that of the biased twin."""
-        adapter = _RAW if raw else _MAIN
+        backbone = self._backbones[1 if raw else 0]
         starts = range(0, max(len(images), 1), _BATCH)
-        return np.concatenate([self._features(images[i : i + _BATCH], valid[i : i + _BATCH], adapter) for i in starts])
-
-    def _probabilities(
-        self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], adapter: str, head: LinearHead
-    ) -> npt.NDArray[np.float32]:
-        logits = torch.from_numpy(head.logits(self._features(images, valid, adapter)))
-        return cast(npt.NDArray[np.float32], logits.softmax(dim=1).numpy())
+        return np.concatenate([self._features(images[i : i + _BATCH], valid[i : i + _BATCH], backbone) for i in starts])
 
     def _features(
-        self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], adapter: str
+        self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], backbone: Backbone
     ) -> npt.NDArray[np.float32]:
-        if self.package.raw is not None:
-            cast(Any, self._backbone.model).set_adapter(adapter)
+        # torch keeps the number for each thread, and a new one starts with that of the whole process.
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
         plain = images.astype(np.int32) if images.dtype == np.uint16 else images
         with (
             torch.inference_mode(),
@@ -104,11 +162,27 @@ class PackagePredictor:
         ):
             batch = torch.from_numpy(np.ascontiguousarray(plain)).to(self.device)
             mask = torch.from_numpy(np.ascontiguousarray(valid)).to(self.device)
-            features = self._backbone(self.package.normalisation(batch, mask))
+            normal = self.package.normalisation(batch, mask)
+            if backbone.spec.family == "cnn":
+                normal = normal.contiguous(memory_format=torch.channels_last)
+            features = backbone(normal)
         return cast(npt.NDArray[np.float32], features.float().cpu().numpy())
 
 
-def _assemble(package: ModelPackage, weights: str) -> Backbone:
+def merged_backbones(package: ModelPackage, weights: str) -> list[Backbone]:
+    """The package's backbone in float32 with its LoRA merged in, and a second one where there is a biased twin.
+
+    Raises:
+        PackageError: If the weights are not those the package was trained on, or a part does not fit.
+        WeightsError: If the weights cannot be had.
+    """
+    base = _pretrained(package, weights)
+    parts = [part for part in (package.model, package.raw) if part is not None]
+    twins = [_twin(base) for _ in parts[1:]]
+    return [_merge(backbone, part.adapter) for backbone, part in zip([base, *twins], parts, strict=True)]
+
+
+def _pretrained(package: ModelPackage, weights: str) -> Backbone:
     info = package.backbone
     # Where all weights were trained, the package carries them and the pretrained ones are not needed.
     source = weights if package.finetuned is None else "random"
@@ -125,28 +199,36 @@ def _assemble(package: ModelPackage, weights: str) -> Backbone:
             f"The weights of {info.name} on this machine are not those the model was trained on (digest "
             f"{backbone.digest[:12]} instead of {info.digest[:12]}): give the right ones with --weights."
         )
-    for name, part in ((_MAIN, package.model), (_RAW, package.raw)):
-        if part is not None and part.adapter is not None:
-            _attach(backbone, part.adapter, name)
-    return backbone
+    return backbone.requires_grad_(False)
 
 
-def _attach(backbone: Backbone, adapter: Adapter, name: str) -> None:
-    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+def _twin(backbone: Backbone) -> Backbone:
+    """A second backbone on the same memory; merging a LoRA gives the weights it touches a memory of their own."""
+    shared = {id(p): nn.Parameter(p.data, requires_grad=False) for p in backbone.parameters()}
+    return copy.deepcopy(backbone, cast(Any, shared))
+
+
+def _merge(backbone: Backbone, adapter: Adapter | None) -> Backbone:
+    if adapter is None:
+        return backbone
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     try:
         config = LoraConfig(**{key: value for key, value in adapter.config.items() if key in _LORA_FIELDS})
-        if isinstance(backbone.model, PeftModel):
-            backbone.model.add_adapter(name, config)
-        else:
-            backbone.model = get_peft_model(backbone.model, config, adapter_name=name)
+        model = get_peft_model(backbone.model, config)
     except (TypeError, ValueError) as error:  # peft found none of the named modules, or no sense in the settings
         raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}: {error}") from error
-    model = cast(PeftModel, backbone.model)
-    wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(model, adapter_name=name).items()}
+    wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(model).items()}
     if wanted != {key: tuple(t.shape) for key, t in adapter.tensors.items()}:
         raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}; train the model again.")
-    set_peft_model_state_dict(model, adapter.tensors, adapter_name=name)
+    set_peft_model_state_dict(model, adapter.tensors)
+    # The safe way puts sums in new memory, so that twins do not see each other's.
+    backbone.model = cast(Any, model).merge_and_unload(safe_merge=True)
+    return backbone
 
 
 _LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
+
+
+def _reload(kind: type[PackagePredictor], path: Path, weights: str, precision: Precision) -> PackagePredictor:
+    return kind.load(path, weights=weights, precision=precision)
