@@ -2,33 +2,101 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from pyproj import CRS, Geod, Transformer
-from pyproj.exceptions import ProjError
+import rasterio.crs
+import shapely
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, RasterioIOError
-from rasterio.transform import xy
+from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from torchgeo_debias.errors import RasterError
+from torchgeo_debias.tiling._base import GridSource, Turn
+from torchgeo_debias.tiling._place import extent, outline, place_crs, upright
+from torchgeo_debias.tiling._validity import KEPT_DTYPES, Nodata, kept_dtype, settle
+from torchgeo_debias.tiling._warped import Resampler
+from torchgeo_debias.tiling.grid import Grid
+from torchgeo_debias.tiling.plan import Box
 
-KEPT_DTYPES = ("uint8", "uint16", "int16", "float32")
-"""Pixel types that are passed on as they are; every other real type becomes float32."""
+__all__ = ["KEPT_DTYPES", "RasterSource", "Source", "extent"]
 
 _NAMELESS = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
 
 
-class RasterSource:
+class Source(Protocol):
+    """Pixels on a grid, read window by window; use it as a context manager.
+
+    One thread at a time may use a source. ``copy.copy`` and ``pickle`` give another one of the same data with its own
+    file handles, for a second thread or process. What the attributes mean is said at :class:`RasterSource`.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def grid(self) -> Grid: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
+    def crs(self) -> rasterio.crs.CRS: ...  # noqa: D102
+    @property
+    def transform(self) -> Affine: ...  # noqa: D102
+    @property
+    def bounds(self) -> tuple[float, float, float, float]: ...  # noqa: D102
+    @property
+    def gsd(self) -> float: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    @property
+    def bands(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def band_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def count(self) -> int: ...  # noqa: D102
+    @property
+    def block_shape(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def footprints(self) -> list[shapely.Polygon] | None: ...  # noqa: D102
+
+    def read(
+        self, col_off: int, row_off: int, width: int, height: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Pixels (C, height, width) of ``dtype``, 0 where invalid, and mask (height, width) of any window."""
+        ...
+
+    def order_of(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Bands that would be read in the order of ``names``; None where they are, or where names do not tell."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the pixels hang on, in JSON types: equal identities give equal pixels."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class RasterSource(GridSource):
     """An open raster, read window by window; use it as a context manager.
+
+    Rows of the grid always point east and columns south: a raster stored the other way round is turned, one that is
+    rotated or sheared on the map is straightened while it is read (resampled to upright pixels of the same area).
 
     A pixel holds data (is *valid*) where the alpha band, if there is one, is above 0, where the mask band, if there
     is one, says so, and where it is not nodata. In rasters of unsigned integers a pixel is nodata where **every** band
@@ -37,110 +105,90 @@ class RasterSource:
 
     Attributes:
         path: The file.
+        name: The same, for sentences.
+        grid: Size and place.
         width: Columns, pixels.
         height: Rows, pixels.
-        crs: Coordinate reference system (``rasterio.crs.CRS``).
+        crs: Coordinate reference system.
         transform: Affine from pixel (column, row), measured from the outer corner, to map coordinates in ``crs``.
+        bounds: (left, bottom, right, top) in ``crs``.
+        gsd: Metres on the ground per pixel, mean of both axes. For a geographic CRS, or a projected one whose unit is
+            more than 1 % off a metre on the ground (such as Web Mercator), measured at the centre of the raster.
         dtype: Type of the pixels that :meth:`read` returns, one of :data:`KEPT_DTYPES`.
         bands: The bands read, counted from 1.
         band_names: Of the bands read: their description, else their colour (``red``), else ``band_1`` and so on.
-        gsd: Metres on the ground per pixel, mean of both axes. For a geographic CRS, or a projected one whose unit is
-            more than 1 % off a metre on the ground (such as Web Mercator), measured at the centre of the raster.
-        bounds: (left, bottom, right, top) in ``crs``.
+        count: Number of bands read.
+        block_shape: Rows and columns that are decoded at once.
+        footprints: Polygons in ``crs`` outside of which there is no data; None where it may be everywhere.
     """
 
-    def __init__(self, path: Path, bands: Sequence[int] | None = None, nodata: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bands: Sequence[int | str] | None = None,
+        nodata: float | None = None,
+        crs: object | None = None,
+    ) -> None:
         """Open the raster and check that it can be placed on the earth.
 
         Args:
             path: Any raster that GDAL opens.
-            bands: Bands to read, counted from 1; every band but alpha where left out. An alpha band that is named
-                here is read as data and masks nothing.
+            bands: Bands to read, counted from 1, or their names (case does not matter); every band but alpha where
+                left out. An alpha band that is named here is read as data and masks nothing.
             nodata: Takes the place of the nodata value in the file; NaN is added to it instead.
+            crs: Stands in where the file has no coordinate reference system; anything that rasterio understands.
 
         Raises:
-            RasterError: If the file is missing, unreadable, without CRS or position, rotated, of complex numbers, or
-                lacks one of ``bands``.
+            ConfigError: If ``crs`` is no coordinate reference system.
+            RasterError: If the file is missing, unreadable, without CRS or position, has another CRS than ``crs``,
+                is of complex numbers, or lacks one of ``bands``.
         """
         self.path = Path(path)
+        self.name = str(path)
+        self._options = (None if bands is None else tuple(bands), nodata, crs)
         self._dataset = _open(self.path)
         try:
-            self._check_place()
+            frame = self._placed_grid(crs)
             self._choose_bands(bands)
-        except RasterError:
+        except BaseException:
             self._dataset.close()
             raise
-        dataset = self._dataset
-        self.width: int = dataset.width
-        self.height: int = dataset.height
-        self.crs: Any = dataset.crs
-        self.transform: Any = dataset.transform
-        self.bounds: tuple[float, float, float, float] = tuple(dataset.bounds)
-        self._nodata, self._nan_is_nodata = self._nodata_values(nodata)
+        declared = [self._dataset.nodatavals[i - 1] for i in self.bands]
+        self._nodata = Nodata.of(declared, nodata)
+        self.block_shape = self._dataset.block_shapes[self.bands[0] - 1]
+        self._turn: Turn | None = None
+        self._straightened: Resampler | None = None
+        t = frame.transform
+        if t.b or t.d:
+            self._place(upright(frame))
+            self._straightened = Resampler(self._read_stored, frame, self.grid, self.count, self.dtype)
+            self.block_shape = self._straightened.block_shape
+            self.footprints = [outline(frame)]
+        elif t.a < 0 or t.e > 0:
+            self._turn = Turn(frame)
+            self._place(self._turn.grid)
+        else:
+            self._place(frame)
 
-    @property
-    def count(self) -> int:
-        """Number of bands read."""
-        return len(self.bands)
-
-    def order_of(self, names: Sequence[str]) -> tuple[int, ...] | None:
-        """The bands that would be read in the order of ``names``, where the order is now another.
-
-        Args:
-            names: Wanted :attr:`band_names`.
-
-        Returns:
-            Bands counted from 1; None where they are in this order, where the names are not the same, or where they
-            are mere numbers in an order that was asked for, which says more than such names do.
-        """
-        own = self.band_names
-        if own == tuple(names) or sorted(own) != sorted(names) or len(set(own)) < len(own):
-            return None
-        if self._bands_given and own == tuple(f"band_{i}" for i in self.bands):
-            return None
-        return tuple(self.bands[own.index(name)] for name in names)
-
-    def read(
-        self, col_off: int, row_off: int, width: int, height: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Read one window, which may lie partly or wholly outside the raster.
-
-        Args:
-            col_off: First column, may be negative.
-            row_off: First row, may be negative.
-            width: Columns, positive.
-            height: Rows, positive.
-
-        Returns:
-            Pixels (C, height, width) of :attr:`dtype`, 0 where invalid, and the mask (height, width), True where a
-            pixel holds data.
-
-        Raises:
-            RasterError: If the file is broken here, or holds NaN although NaN is not its nodata value.
-        """
-        image = np.zeros((self.count, height, width), dtype=self.dtype)
-        valid = np.zeros((height, width), dtype=bool)
-        left, top = max(col_off, 0), max(row_off, 0)
-        right, bottom = min(col_off + width, self.width), min(row_off + height, self.height)
-        if left >= right or top >= bottom:
-            return image, valid
-        rows, columns = slice(top - row_off, bottom - row_off), slice(left - col_off, right - col_off)
-        image[:, rows, columns], valid[rows, columns] = self._read_inside(Window(left, top, right - left, bottom - top))
-        return image, valid
+    def identity(self) -> dict[str, Any]:
+        """Name, size and time of every file behind the raster, where it lies, and what was asked for."""
+        width, height, crs, t = self.grid
+        return {
+            "files": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in _files(self._dataset)],
+            "grid": [width, height, crs.to_wkt(), *t[:6]],
+            "bands": list(self.bands),
+            "nodata": [repr(value) for value in (*self._nodata.values, self._nodata.nan)],
+            "masked": [self._alpha, self._has_mask_band],
+        }
 
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
 
-    def __enter__(self) -> Self:
-        return self
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        return type(self), (self.path, *self._options)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_place(self) -> None:
+    def _placed_grid(self, crs: object | None) -> Grid:
         dataset = self._dataset
         if dataset.count == 0:
             example = shlex.quote((dataset.subdatasets or ["NAME"])[0])
@@ -148,102 +196,78 @@ class RasterSource:
                 f"{self.path} holds no bands of its own; save one of its sub-datasets as GeoTIFF first, for example "
                 f"with: gdal_translate {example} one.tif"
             )
-        no_crs = (
-            f"{self.path} has no coordinate reference system on the earth; assign the right one first, for example "
-            "with 'gdal_edit.py -a_srs EPSG:32632'."
-        )
-        if dataset.crs is None or not (dataset.crs.is_geographic or dataset.crs.is_projected):
-            raise RasterError(no_crs)
-        if dataset.transform.is_identity:
+        placed = place_crs(self.name, dataset.crs, crs)
+        if dataset.transform.is_identity or not dataset.transform.determinant:
             raise RasterError(f"{self.path} has no position on the map; georeference it first.")
-        if not dataset.transform.is_rectilinear or dataset.transform.b or dataset.transform.d:
-            raise RasterError(f"{self.path} is rotated or sheared on the map; straighten it first with 'gdalwarp'.")
-        try:
-            self.gsd = _gsd(dataset)
-        except ProjError as error:
-            raise RasterError(no_crs) from error
+        return Grid(dataset.width, dataset.height, placed, dataset.transform)
 
-    def _choose_bands(self, bands: Sequence[int] | None) -> None:
+    def _choose_bands(self, bands: Sequence[int | str] | None) -> None:
         dataset = self._dataset
         colours = dataset.colorinterp
-        self._alpha = [i for i, colour in zip(dataset.indexes, colours, strict=True) if colour == ColorInterp.alpha]
+        alpha = [i for i, colour in zip(dataset.indexes, colours, strict=True) if colour == ColorInterp.alpha]
+        names = [
+            text or (f"band_{i}" if colour in _NAMELESS else str(colour.name))
+            for i, text, colour in zip(dataset.indexes, dataset.descriptions, colours, strict=True)
+        ]
         self._bands_given = bands is not None
         if bands is None:
-            bands = [i for i in dataset.indexes if i not in self._alpha]
-        if not bands or not set(bands) <= set(dataset.indexes):
+            chosen = [i for i in dataset.indexes if i not in alpha]
+        else:
+            chosen = [self._number(band, names) if isinstance(band, str) else int(band) for band in bands]
+        if not chosen or not set(chosen) <= set(dataset.indexes):
             raise RasterError(
                 f"{self.path} has {dataset.count} bands; --bands must name some of 1 to {dataset.count}, "
-                f"received {', '.join(map(str, bands)) or 'none'}."
+                f"received {', '.join(map(str, chosen)) or 'none'}."
             )
-        self.bands: tuple[int, ...] = tuple(bands)
+        self.bands = tuple(chosen)
+        self.band_names = tuple(names[i - 1] for i in chosen)
         # GDAL takes the near infrared of many four-band files for alpha; who names that band wants its values.
-        self._alpha = [i for i in self._alpha if i not in self.bands]
-        stored = np.result_type(*(dataset.dtypes[i - 1] for i in self.bands))
-        if stored.kind not in "uif":
-            raise RasterError(f"{self.path} holds {stored} values; convert it to real numbers first.")
-        self.dtype: np.dtype[Any] = stored if stored.name in KEPT_DTYPES else np.dtype(np.float32)
-        self.band_names: tuple[str, ...] = tuple(
-            dataset.descriptions[i - 1] or (f"band_{i}" if colours[i - 1] in _NAMELESS else str(colours[i - 1].name))
-            for i in self.bands
-        )
-        flags = [set(dataset.mask_flag_enums[i - 1]) for i in self.bands]
+        self._alpha = [i for i in alpha if i not in chosen]
+        self._stored_dtype = np.result_type(*(dataset.dtypes[i - 1] for i in chosen))
+        self.dtype = kept_dtype(self.name, self._stored_dtype)
+        flags = [set(dataset.mask_flag_enums[i - 1]) for i in chosen]
         own_kinds = ({MaskFlags.all_valid}, {MaskFlags.nodata})
         self._has_mask_band = any(f not in own_kinds and MaskFlags.alpha not in f for f in flags)
 
-    def _nodata_values(self, override: float | None) -> tuple[list[float | None], bool]:
-        declared: list[float | None] = [self._dataset.nodatavals[i - 1] for i in self.bands]
-        nan = any(value is not None and math.isnan(value) for value in (*declared, override))
-        if override is not None and not math.isnan(override):
-            declared = [override] * self.count
-        return [None if value is None or math.isnan(value) else value for value in declared], nan
+    def _number(self, name: str, names: Sequence[str]) -> int:
+        """The band with a description or, where none has it, a colour of that name."""
+        colours = [colour.name for colour in self._dataset.colorinterp]
+        for candidates in (names, colours):
+            found = [i for i, candidate in enumerate(candidates, start=1) if candidate.lower() == name.lower()]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                numbers = ", ".join(map(str, found))
+                raise RasterError(f"{self.path} has several bands named {name} ({numbers}); give the number of one.")
+        raise RasterError(f"{self.path} has no band named {name}; it has {', '.join(names)}.")
 
-    def _read_inside(self, window: Window) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    def _read_inside(self, window: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        if self._straightened is not None:
+            return self._straightened.read(window)
+        if self._turn is not None:
+            pixels, valid = self._read_stored(*self._turn.stored(window))
+            return self._turn.back(pixels), self._turn.back(valid)
+        return self._read_stored(*window)
+
+    def _read_stored(
+        self, col_off: int, row_off: int, width: int, height: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        window = Window(col_off, row_off, width, height)
+        valid: npt.NDArray[np.bool_] | None = None
         try:
-            stored = self._dataset.read(self.bands, window=window)
-            valid = np.ones(stored.shape[1:], dtype=bool)
+            stored = self._dataset.read(self.bands, window=window, out_dtype=self._stored_dtype)
             for band in self._alpha:
-                valid &= self._dataset.read(band, window=window) > 0
+                seen = self._dataset.read(band, window=window) > 0
+                valid = seen if valid is None else valid & seen
             if self._has_mask_band:
-                valid &= self._dataset.read_masks(self.bands, window=window).all(axis=0)
+                seen = self._dataset.read_masks(self.bands, window=window).all(axis=0)
+                valid = seen if valid is None else valid & seen
         except RasterioIOError as error:
             raise RasterError(
-                f"{self.path} cannot be read at columns {window.col_off} to {window.col_off + window.width}, rows "
-                f"{window.row_off} to {window.row_off + window.height}: the file seems damaged; get a fresh copy."
+                f"{self.path} cannot be read at columns {col_off} to {col_off + width}, rows {row_off} to "
+                f"{row_off + height}: the file seems damaged; get a fresh copy."
             ) from error
-        valid &= ~self._is_nodata(stored)
-        if stored.dtype.kind == "f":
-            valid &= self._finite(stored, valid)
-        image = stored.astype(self.dtype, copy=False)
-        image[:, ~valid] = 0
-        return image, valid
-
-    def _is_nodata(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        if all(value is None for value in self._nodata):
-            return np.zeros(stored.shape[1:], dtype=bool)
-        hits = np.zeros(stored.shape, dtype=bool)
-        with np.errstate(over="ignore"):
-            for hit, band, value in zip(hits, stored, self._nodata, strict=True):
-                if value is not None:
-                    # In the file's own type: -3.4e38 is declared as a double but stored as a float.
-                    hit[:] = band == (stored.dtype.type(value) if stored.dtype.kind == "f" else value)
-        every = stored.dtype.kind == "u"
-        combined: npt.NDArray[np.bool_] = (np.logical_and if every else np.logical_or).reduce(hits, axis=0)
-        return combined
-
-    def _finite(self, stored: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        finite: npt.NDArray[np.bool_] = np.isfinite(stored).all(axis=0)
-        if not self._nan_is_nodata and not finite[valid].all():
-            raise RasterError(
-                f"{self.path} holds NaN or infinite pixels that are not declared as nodata; add '--nodata nan' to "
-                "leave them out."
-            )
-        return finite
-
-
-def extent(bounds: Sequence[float], crs: CRS | rasterio.crs.CRS) -> str:
-    """A rectangle (left, bottom, right, top) in ``crs``, of rasterio or pyproj, in words for a sentence."""
-    left, bottom, right, top = bounds
-    return f"({left:.6g}, {bottom:.6g}) to ({right:.6g}, {top:.6g}) in {crs.to_string()}"
+        return settle(self.name, stored, self._nodata, self.dtype, valid)
 
 
 def _open(path: Path) -> rasterio.DatasetReader:
@@ -255,15 +279,7 @@ def _open(path: Path) -> rasterio.DatasetReader:
         raise RasterError(f"{path} cannot be opened as a raster; check that it is a complete image file.") from error
 
 
-def _gsd(dataset: rasterio.DatasetReader) -> float:
-    rows = dataset.height / 2 + np.array([0, 0, -0.5, 0.5])
-    columns = dataset.width / 2 + np.array([-0.5, 0.5, 0, 0])
-    to_degrees = Transformer.from_crs(CRS.from_wkt(dataset.crs.to_wkt()), "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(*xy(dataset.transform, rows, columns, offset="ul"))
-    _, _, metres = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
-    ground = float(np.mean(metres))
-    if dataset.crs.is_geographic:
-        return ground
-    across, down = dataset.res
-    nominal: float = (across + down) / 2 * dataset.crs.linear_units_factor[1]
-    return ground if abs(ground / nominal - 1) > 0.01 else nominal
+def _files(dataset: rasterio.DatasetReader) -> list[tuple[Path, Any]]:
+    """The files that the pixels come from; statistics and overviews beside them come and go and change no pixel."""
+    paths = [Path(name) for name in dataset.files if not name.lower().endswith((".aux.xml", ".ovr"))]
+    return sorted((path, path.stat()) for path in paths if path.is_file())

@@ -1,0 +1,212 @@
+"""Reading a source on another grid: straightened, in another CRS, finer or coarser."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.enums import Resampling
+from rasterio.warp import reproject, transform
+
+from torchgeo_debias.tiling._base import GridSource
+from torchgeo_debias.tiling._place import apply, moved
+from torchgeo_debias.tiling.grid import Grid
+from torchgeo_debias.tiling.plan import Box
+
+if TYPE_CHECKING:
+    from torchgeo_debias.tiling.source import Source
+
+Pixels = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
+Reader = Callable[[int, int, int, int], Pixels]
+
+_BLOCK = 512
+_SOURCE_PIXELS = 2048  # side of the largest window read for one block
+_CACHE_BYTES = 64 << 20
+_COARSER = 1.1
+_OPAQUE = 255
+
+
+class Resampler:
+    """Resamples windows of a raster to a grid, in blocks that depend on nothing but the two grids.
+
+    Averages where a pixel of the grid covers more than one of the raster, else interpolates linearly. Pixels without
+    data have no weight. An interpolated pixel holds data where its centre lies in a pixel that does, an average where
+    any pixel below it does. Since the blocks are fixed, a pixel is the same whatever the window it is read with.
+
+    Attributes:
+        block_shape: Rows and columns of a block.
+    """
+
+    def __init__(self, read: Reader, frame: Grid, grid: Grid, count: int, dtype: np.dtype[Any]) -> None:
+        """Choose kernel and blocks.
+
+        Args:
+            read: Reads (col_off, row_off, width, height) inside ``frame``.
+            frame: Of the raster; may be rotated, sheared or turned.
+            grid: To be filled; in any CRS.
+            count: Bands.
+            dtype: Of the pixels.
+        """
+        self._read, self._frame, self._grid = read, frame, grid
+        self._count, self._dtype = count, dtype
+        self._steps = self._source_pixels_per_pixel()
+        coarsest = max(self._steps)
+        self._kernel = Resampling.average if coarsest > _COARSER else Resampling.bilinear
+        side = max(min(_BLOCK, int(_SOURCE_PIXELS / coarsest)), 1)
+        self.block_shape = (min(side, grid.height), min(side, grid.width))
+        self._blocks: OrderedDict[tuple[int, int], Pixels | None] = OrderedDict()
+        bytes_each = self.block_shape[0] * self.block_shape[1] * (count * dtype.itemsize + 1)
+        self._most_blocks = max(_CACHE_BYTES // bytes_each, 4)
+
+    def read(self, window: Box) -> Pixels:
+        """Pixels (C, h, w) and mask (h, w) of a window inside the grid."""
+        image = np.zeros((self._count, window.height, window.width), dtype=self._dtype)
+        valid = np.zeros((window.height, window.width), dtype=bool)
+        rows, columns = self.block_shape
+        right, bottom = window.col_off + window.width, window.row_off + window.height
+        for row, column in product(
+            range(window.row_off // rows, -(-bottom // rows)), range(window.col_off // columns, -(-right // columns))
+        ):
+            block = self._block(row, column)
+            if block is None:
+                continue
+            top, left = row * rows, column * columns
+            down = slice(max(window.row_off, top), min(bottom, top + rows))
+            across = slice(max(window.col_off, left), min(right, left + columns))
+            here = _shifted(down, window.row_off), _shifted(across, window.col_off)
+            there = _shifted(down, top), _shifted(across, left)
+            image[:, *here], valid[here] = block[0][:, *there], block[1][there]
+        return image, valid
+
+    def _block(self, row: int, column: int) -> Pixels | None:
+        key = row, column
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        block = self._blocks[key] = self._resample(row, column)
+        if len(self._blocks) > self._most_blocks:
+            self._blocks.popitem(last=False)
+        return block
+
+    def _resample(self, row: int, column: int) -> Pixels | None:
+        rows, columns = self.block_shape
+        top, left = row * rows, column * columns
+        height, width = min(rows, self._grid.height - top), min(columns, self._grid.width - left)
+        window, covered = self._window_below(Box(left, top, width, height))
+        if window is None:
+            return None
+        pixels, valid = self._read(*window)
+        if not valid.any():
+            return None
+        whole = covered and bool(valid.all())
+        source = pixels if whole else np.concatenate([pixels, valid[None].astype(self._dtype) * _OPAQUE])
+        alpha = {} if whole else {"src_alpha": len(source), "dst_alpha": len(source)}
+        out = np.zeros((len(source), height, width), dtype=self._dtype)
+        reproject(
+            source,
+            out,
+            src_transform=moved(self._frame.transform, window.col_off, window.row_off),
+            src_crs=self._frame.crs,
+            dst_transform=moved(self._grid.transform, left, top),
+            dst_crs=self._grid.crs,
+            resampling=self._kernel,
+            # Fixed, or GDAL would choose the width of the kernel anew for each block.
+            XSCALE=1 / self._steps[0],
+            YSCALE=1 / self._steps[1],
+            SRC_ALPHA_MAX=_OPAQUE,
+            DST_ALPHA_MAX=_OPAQUE,
+            **alpha,
+        )
+        if whole:
+            return out, np.ones((height, width), dtype=bool)
+        image, mask = out[:-1], out[-1] > 0
+        np.copyto(image, 0, where=~mask)
+        return image, mask
+
+    def _window_below(self, block: Box) -> tuple[Box | None, bool]:
+        """The window of the raster that a block is made of, and whether the raster covers all of the block."""
+        columns, rows = np.meshgrid(
+            block.col_off + np.linspace(0, block.width, 9), block.row_off + np.linspace(0, block.height, 9)
+        )
+        x, y = self._to_frame(columns.ravel(), rows.ravel())
+        finite = np.isfinite(x) & np.isfinite(y)
+        if not finite.any():
+            return None, False
+        margin = math.ceil(max(self._steps)) + 3
+        left, top = math.floor(x[finite].min()) - margin, math.floor(y[finite].min()) - margin
+        right, bottom = math.ceil(x[finite].max()) + margin, math.ceil(y[finite].max()) + margin
+        inside = Box(max(left, 0), max(top, 0), 0, 0)
+        inside = inside._replace(
+            width=min(right, self._frame.width) - inside.col_off,
+            height=min(bottom, self._frame.height) - inside.row_off,
+        )
+        if inside.width <= 0 or inside.height <= 0:
+            return None, False
+        return inside, bool(finite.all()) and inside == (left, top, right - left, bottom - top)
+
+    def _to_frame(self, columns: npt.NDArray[Any], rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+        x, y = apply(self._grid.transform, columns, rows)
+        if self._grid.crs != self._frame.crs:
+            x, y = map(np.asarray, transform(self._grid.crs, self._frame.crs, x, y))
+        return apply(~self._frame.transform, x, y)
+
+    def _source_pixels_per_pixel(self) -> tuple[float, float]:
+        """Length, in pixels of the raster, of the sides of a pixel of the grid, at the centre of the raster."""
+        x, y = apply(self._frame.transform, np.array([self._frame.width / 2]), np.array([self._frame.height / 2]))
+        if self._grid.crs != self._frame.crs:
+            x, y = map(np.asarray, transform(self._frame.crs, self._grid.crs, x, y))
+        column, row = (value.item() for value in apply(~self._grid.transform, x, y))
+        ends = self._to_frame(column + np.array([-0.5, 0.5, 0, 0]), row + np.array([0, 0, -0.5, 0.5]))
+        lengths = np.hypot(*(end[1::2] - end[::2] for end in ends))
+        return float(lengths[0]), float(lengths[1])
+
+
+class WarpedSource(GridSource):
+    """A source read on another grid; see :class:`Resampler`."""
+
+    def __init__(self, source: Source, grid: Grid) -> None:
+        """Take over ``source`` and close it in the end.
+
+        Args:
+            source: What to read.
+            grid: Where; in any CRS in which the source has a place.
+        """
+        self._source = source
+        self._place(grid)
+        self.name, self.dtype = source.name, source.dtype
+        self.bands, self.band_names = source.bands, source.band_names
+        self.footprints = source.footprints if source.crs == grid.crs else None
+        self._resampler = Resampler(source.read, source.grid, grid, source.count, source.dtype)
+        self.block_shape = self._resampler.block_shape
+
+    def order_of(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """As the source that is read."""
+        return self._source.order_of(names)
+
+    def identity(self) -> dict[str, Any]:
+        """That of the source, and the grid."""
+        width, height, crs, t = self.grid
+        return {"source": self._source.identity(), "grid": [width, height, crs.to_wkt(), *t[:6]]}
+
+    def close(self) -> None:
+        """Close the source that is read."""
+        self._source.close()
+
+    def __copy__(self) -> Self:
+        return type(self)(copy.copy(self._source), self.grid)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Source, Grid]]:
+        return type(self), (self._source, self.grid)
+
+    def _read_inside(self, window: Box) -> Pixels:
+        return self._resampler.read(window)
+
+
+def _shifted(part: slice, start: int) -> slice:
+    return slice(part.start - start, part.stop - start)
