@@ -24,7 +24,7 @@ from torchgeo_debias.inference.results import (
     prediction_columns,
 )
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
-from torchgeo_debias.tiling.sink import VectorSink
+from torchgeo_debias.tiling.layers import check_layer_path, write_layer
 from torchgeo_debias.tiling.source import RasterSource, extent
 
 
@@ -54,7 +54,7 @@ def classify_features(
         rasters: One, or several that together cover the layer.
         layer: Points need a model whose chips have a fixed window.
         predictor: The model.
-        out: ``.gpkg``, ``.parquet`` or ``.geojson``; see :class:`~torchgeo_debias.tiling.sink.VectorSink`.
+        out: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``; see :func:`~torchgeo_debias.tiling.layers.write_layer`.
         bands: Bands to read, counted from 1, in the model's order; all but alpha where left out.
         nodata: Takes the place of the rasters' own nodata value.
         batch_size: Chips in memory, and in one call of the model.
@@ -70,6 +70,7 @@ def classify_features(
     if not paths:
         raise ConfigError("Name at least one raster to classify.")
     check_job([*paths, layer], [out], batch_size)
+    check_layer_path(out)
     extents = []
     for path in paths:
         with RasterSource(path, bands, nodata) as source:
@@ -77,15 +78,21 @@ def classify_features(
             extents.append(f"{path} {extent(source.bounds, source.crs)}")
     frame = _free_names(read_layer(layer).reset_index(drop=True))
 
-    with VectorSink(out, frame.crs, FIELDS, _geometry_type(frame.geometry), predictor.table) as sink:
-        prediction = _predict(paths, frame.geometry, predictor, bands, nodata, batch_size, progress)
-        ids, _ = best(prediction.probabilities)
-        if (ids < 0).all():
-            raise LabelError(
-                f"No feature of {layer} lies where a raster has data: the layer spans "
-                f"{extent(frame.total_bounds, frame.crs)}, {extents[0]}; check the CRS of both and the nodata value."
-            )
-        sink.write(frame.join(prediction_columns(predictor.table, prediction)))
+    prediction = _predict(paths, frame.geometry, predictor, bands, nodata, batch_size, progress)
+    ids, _ = best(prediction.probabilities)
+    if (ids < 0).all():
+        raise LabelError(
+            f"No feature of {layer} lies where a raster has data: the layer spans "
+            f"{extent(frame.total_bounds, frame.crs)}, {extents[0]}; check the CRS of both and the nodata value."
+        )
+    write_layer(
+        out,
+        [frame.join(prediction_columns(predictor.table, prediction))],
+        crs=frame.crs,
+        fields=FIELDS,
+        geometry_type=_geometry_type(frame.geometry),
+        table=predictor.table,
+    )
     counts = count_classes(predictor.table, ids).tolist()
     return ClassifySummary(
         dict(zip(predictor.table.names, counts, strict=True)), len(frame), int((ids < 0).sum()), (Path(out),)

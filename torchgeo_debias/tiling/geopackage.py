@@ -87,6 +87,16 @@ def has_table(geopackage: Path, name: str) -> bool:
     return found is not None
 
 
+def count_rows(geopackage: Path, name: str) -> int | None:
+    """Rows of a table of a GeoPackage, be it a layer or one of its own; None where there is none of that name."""
+    if not has_table(geopackage, name):
+        return None
+    quoted = name.replace('"', '""')
+    with closing(sqlite3.connect(geopackage)) as database:
+        (rows,) = database.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+    return int(rows)
+
+
 def _look(kind: str, colour: Colour) -> dict[str, str]:
     rgba = ",".join(map(str, (*colour, 255)))
     if kind == "line":
