@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from torchgeo_debias.data.longtail import long_tail
     from torchgeo_debias.data.synthetic import write_scene
     from torchgeo_debias.demo import run_demo
+    from torchgeo_debias.inference.backends import load_predictor
     from torchgeo_debias.inference.classifier import PackagePredictor
     from torchgeo_debias.inference.evaluation import evaluate_chips
+    from torchgeo_debias.inference.export import export_package
     from torchgeo_debias.inference.features import classify_features
-    from torchgeo_debias.inference.rasters import classify_raster
+    from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources
+    from torchgeo_debias.inference.pixels import classify_pixels
+    from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
     from torchgeo_debias.package import ModelPackage
+    from torchgeo_debias.tiling.opening import open_source
     from torchgeo_debias.training import TrainConfig, train
 
 __version__ = "0.1.0"
@@ -29,15 +34,24 @@ __all__ = [
     "ChipSpec",
     "Chips",
     "ClassTable",
+    "MapOptions",
     "ModelPackage",
+    "OutputFormats",
+    "Outputs",
     "PackagePredictor",
+    "Resources",
     "TrainConfig",
     "__version__",
     "chips_from_layer",
     "classify_features",
+    "classify_pixels",
     "classify_raster",
+    "classify_rasters",
     "evaluate_chips",
+    "export_package",
+    "load_predictor",
     "long_tail",
+    "open_source",
     "read_folder",
     "run_demo",
     "train",
@@ -52,11 +66,16 @@ _HOMES = {
     "data.longtail": ("long_tail",),
     "data.synthetic": ("write_scene",),
     "demo": ("run_demo",),
+    "inference.backends": ("load_predictor",),
     "inference.classifier": ("PackagePredictor",),
     "inference.evaluation": ("evaluate_chips",),
+    "inference.export": ("export_package",),
     "inference.features": ("classify_features",),
-    "inference.rasters": ("classify_raster",),
+    "inference.mapping": ("MapOptions", "OutputFormats", "Outputs", "Resources"),
+    "inference.pixels": ("classify_pixels",),
+    "inference.rasters": ("classify_raster", "classify_rasters"),
     "package": ("ModelPackage",),
+    "tiling.opening": ("open_source",),
     "training": ("TrainConfig", "train"),
 }
 

@@ -24,10 +24,11 @@ from torchgeo_debias.files import atomic
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.inference.evaluation import report_facts
 from torchgeo_debias.inference.features import classify_features
+from torchgeo_debias.inference.mapping import MapOptions, Outputs
 from torchgeo_debias.inference.rasters import classify_raster
 from torchgeo_debias.package import check_target
 from torchgeo_debias.progress import ProgressCallback, silent
-from torchgeo_debias.tiling.sink import VectorSink
+from torchgeo_debias.tiling.layers import write_layer
 from torchgeo_debias.training import TrainConfig, train
 
 WINDOW = 64
@@ -117,9 +118,8 @@ def run_demo(
     trained = train(job.chips, job.config, progress=progress, provenance={"data": job.title})
     predictor = PackagePredictor(trained.package)
     classify_features(job.raster, job.footprints, predictor, files["objects"], progress=progress)
-    classify_raster(
-        [job.raster], predictor, files["tiles"], map_path=files["map"], keep_background=True, progress=progress
-    )
+    outputs = Outputs(files["tiles"], files["map"])
+    classify_raster(job.raster, predictor, outputs, MapOptions(keep_background=True), progress=progress)
     before, after = _score_objects(files["objects"], job.truth, trained.package.table)
     trained.package.metrics["demo"] = {"raw": before.to_json(), "model": after.to_json()}
     trained.package.save(files["model"])
@@ -166,8 +166,7 @@ def _scene_folder(
     raster = out / "scene" / "test_mosaic.tif"
     truth = mosaic(data, raster, test.spec.gsd or 1.0, CRS, round(test.spec.window or 112), list(test.sources))
     footprints = out / "scene" / "footprints.gpkg"
-    with VectorSink(footprints, truth.crs, {}) as sink:
-        sink.write(truth[["geometry"]])
+    write_layer(footprints, [truth[["geometry"]]], crs=truth.crs, fields={})
     return _Job(data.name, chips, raster, footprints, truth, config)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,11 @@ import numpy.typing as npt
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import ChipSpec
-from torchgeo_debias.inference.predictor import Prediction
+from torchgeo_debias.inference.mapping import MapOptions, Outputs, Resources, Shape
+from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
+from torchgeo_debias.inference.rasters import classify_raster
+from torchgeo_debias.inference.results import ClassifySummary
+from torchgeo_debias.progress import ProgressCallback, silent
 
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [120, 120, 120]], dtype=np.uint8)
 TABLE = ClassTable.from_counts({"red": 90, "green": 30, "blue": 3, "none": 500}, background="none")
@@ -36,6 +42,13 @@ class ByColour:
     seen: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
 
+    @property
+    def identity(self) -> str:
+        return f"by colour, {self.sure}, {self.twin}, {self.spec}"
+
+    def use_threads(self, n: int) -> None:
+        self.threads = n
+
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
         if self.fail_at == len(self.calls):
             raise ZeroDivisionError
@@ -51,6 +64,26 @@ class ByColour:
         probabilities[np.arange(len(images)), nearest] = self.sure
         raw = np.tile(np.array([0.4, 0.2, 0.2, 0.2], np.float32), (len(images), 1)) if self.twin else None
         return Prediction(probabilities, raw)
+
+
+def classify(
+    rasters: Path | Sequence[Path],
+    model: ChipPredictor,
+    out: Path | None,
+    *,
+    map_path: Path | None = None,
+    scores: Path | None = None,
+    shape: Shape = "tiles",
+    batch_size: int = 64,
+    workers: int = 1,
+    progress: ProgressCallback = silent,
+    **options: Any,
+) -> ClassifySummary:
+    """``classify_raster`` with everything in one call and without a probe."""
+    return classify_raster(
+        rasters, model, Outputs(out, map_path, scores, shape), MapOptions(**options),
+        resources=Resources(batch_size, workers, threads=1), progress=progress,
+    )  # fmt: skip
 
 
 def mosaic(ids: npt.NDArray[np.int64], cell: int, rng: np.random.Generator | None = None) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from tests.inference.fakes import classify
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.folders import read_folder
 from torchgeo_debias.data.longtail import long_tail
@@ -18,7 +19,6 @@ from torchgeo_debias.errors import RasterError
 from torchgeo_debias.evaluation import score
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.inference.evaluation import evaluate_chips
-from torchgeo_debias.inference.rasters import classify_raster
 from torchgeo_debias.training import TrainConfig, train
 
 pytestmark = pytest.mark.real_data
@@ -53,7 +53,7 @@ def test_the_map_of_a_mosaic_scores_as_its_images_do(trained: Trained, tmp_path:
     on_images = evaluate_chips(predictor, images).scores
 
     truth = mosaic(test, tmp_path / "m.tif", 0.3, "EPSG:32611", CELL, images=images.sources.tolist())
-    summary = classify_raster([tmp_path / "m.tif"], predictor, tmp_path / "m.gpkg", map_path=tmp_path / "map.tif")
+    summary = classify([tmp_path / "m.tif"], predictor, tmp_path / "m.gpkg", map_path=tmp_path / "map.tif")
     cells = gpd.read_file(tmp_path / "m.gpkg", layer="m")
 
     columns = int(np.ceil(np.sqrt(len(images))))
@@ -81,11 +81,11 @@ def test_naip_needs_its_bands_named(trained: Trained, tmp_path: Path) -> None:
     naip = next((trained.folder / "rasters").glob("naip*.tif"))
     out, map_path = tmp_path / "naip.gpkg", tmp_path / "naip.tif"
     with pytest.raises(RasterError, match="--bands") as refused:
-        classify_raster([naip], trained.predictor, out, map_path=map_path)
+        classify([naip], trained.predictor, out, map_path=map_path)
     assert str(refused.value).rstrip(".").count(". ") == 0
     assert list(tmp_path.iterdir()) == []
 
-    summary = classify_raster([naip], trained.predictor, out, map_path=map_path, bands=[1, 2, 3])
+    summary = classify([naip], trained.predictor, out, map_path=map_path, bands=[1, 2, 3])
     cells = gpd.read_file(out, layer="naip")
     names = set(trained.predictor.table.names)
     with rasterio.open(naip) as given, rasterio.open(map_path) as found:

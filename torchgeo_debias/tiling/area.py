@@ -1,0 +1,182 @@
+"""The part of a raster that is wanted: cells for planning, pixels for painting."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.features import geometry_mask
+from rasterio.transform import from_origin
+
+from torchgeo_debias.errors import ConfigError, LabelError
+from torchgeo_debias.tiling._place import apply
+from torchgeo_debias.tiling.grid import Grid
+from torchgeo_debias.tiling.plan import TilePlan
+
+AreaLike = Path | str | Sequence[float] | gpd.GeoDataFrame
+"""A polygon layer in any CRS (a file, or read already), or (left, bottom, right, top) in the CRS of the raster."""
+
+_TOUCH = 1e-6
+"""Pixels by which a cell must reach into an area: sharing an edge is not enough."""
+
+_SEGMENTS = 100
+"""Straight edges become curves in another CRS: at least so many pieces across a layer are moved."""
+
+
+class Area:
+    """Where on a raster results are wanted."""
+
+    def __init__(self, wanted: Any | None = None, present: Any | None = None) -> None:  # noqa: ANN401 - geometries
+        """Take geometries in pixels (column, row) from the raster's outer corner.
+
+        Args:
+            wanted: The area of interest, a polygon or several in one; everything where left out.
+            present: Where there may be data at all; everywhere where left out.
+        """
+        self._wanted = wanted
+        both = [geometry for geometry in (wanted, present) if geometry is not None]
+        self._shape = shapely.intersection_all(both) if both else None
+        if self._shape is not None:
+            shapely.prepare(self._shape)
+
+    @classmethod
+    def of(cls, area: AreaLike | None, grid: Grid, footprints: Sequence[Any] | None = None) -> Self:
+        """Read an area of interest and place it on a raster.
+
+        Args:
+            area: See :data:`AreaLike`; everything where left out.
+            grid: Of the raster.
+            footprints: Polygons in the CRS of the raster outside of which there is no data.
+
+        Raises:
+            ConfigError: If bounds are not four numbers in order.
+            LabelError: If a layer cannot be read, has no CRS, or holds anything but polygons.
+        """
+        wanted = None
+        if area is not None:
+            wanted = _to_pixels(_in_crs(area, grid), grid)
+        present = None if footprints is None else _to_pixels(shapely.union_all(footprints), grid)
+        return cls(wanted, present)
+
+    def cells(self, plan: TilePlan, row: int) -> npt.NDArray[np.bool_]:
+        """Which cells of one row of cells of the plan are wanted and may hold data, (columns of cells,)."""
+        columns = plan.columns.cells
+        if self._shape is None:
+            return np.ones(columns, dtype=bool)
+        result = np.zeros(columns, dtype=bool)
+        step = plan.columns.step
+        left, _, right, _ = shapely.bounds(self._shape)
+        if np.isnan(left):
+            return result
+        near = np.arange(max(int(left // step), 0), min(int(right // step) + 1, columns))
+        top, height = plan.rows.cell(row)
+        x0 = near * step
+        x1 = np.minimum(x0 + step, plan.columns.length)
+        boxes = shapely.box(x0 + _TOUCH, top + _TOUCH, x1 - _TOUCH, top + height - _TOUCH)
+        result[near] = shapely.intersects(self._shape, boxes)
+        return result
+
+    def mask(self, top: int, height: int, width: int) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of full rows have their centre in the area of interest, (height, width); None for all."""
+        if self._wanted is None:
+            return None
+        shapes = [part for part in shapely.get_parts(self._wanted) if _reaches(part, top, top + height)]
+        if not shapes:
+            return np.zeros((height, width), dtype=bool)
+        # Rows count downwards here, which for rasterio is a raster whose north is below: from_origin with -1.
+        return geometry_mask(shapes, (height, width), from_origin(0, top, 1, -1), invert=True)
+
+
+class Wanted:
+    """The tiles of a plan that an area needs, row by row."""
+
+    def __init__(self, plan: TilePlan, area: Area) -> None:
+        self.plan = plan
+        self.area = area
+        self._cells = lru_cache(maxsize=4 * (plan.halo + 1))(lambda row: area.cells(plan, row))
+
+    def cells(self, row: int) -> npt.NDArray[np.bool_]:
+        """Which cells of a row of cells are wanted."""
+        return self._cells(row)
+
+    def columns(self, row: int) -> npt.NDArray[np.intp]:
+        """Columns of the tiles of a row that cover a wanted cell: these see the same as without an area."""
+        return self.plan.reached(row, self._cells)
+
+    def __len__(self) -> int:
+        return sum(len(self.columns(row)) for row in range(self.plan.rows.tiles))
+
+
+def _reaches(geometry: Any, top: int, bottom: int) -> bool:  # noqa: ANN401 - a shapely geometry
+    _, low, _, high = shapely.bounds(geometry)
+    return bool(low < bottom and high > top)
+
+
+def area_digest(area: AreaLike | None) -> str | None:
+    """SHA-256 of an area as it was given, None for none; errors as in :meth:`Area.of`."""
+    if area is None:
+        return None
+    geometry, crs = _read(area)
+    described = shapely.to_wkb(geometry) + (b"" if crs is None else crs.to_wkt().encode())
+    return hashlib.sha256(described).hexdigest()
+
+
+def _read(area: AreaLike) -> tuple[Any, Any]:
+    """The area as one geometry, and its CRS; None where that is the raster's."""
+    if not isinstance(area, str | Path | gpd.GeoDataFrame):
+        if len(area) != 4 or not (area[0] < area[2] and area[1] < area[3]):
+            raise ConfigError(
+                f"An area of bounds needs left, bottom, right, top in the CRS of the raster; received {_name(area)}."
+            )
+        return shapely.box(*area), None
+    frame = area if isinstance(area, gpd.GeoDataFrame) else _read_layer(Path(area))
+    frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]
+    if frame.empty or not frame.geom_type.str.endswith("Polygon").all():
+        raise LabelError(f"The area {_name(area)} must have polygons and nothing else.")
+    if frame.crs is None:
+        raise LabelError(f"The area {_name(area)} has no coordinate reference system; assign the right one first.")
+    return shapely.union_all(shapely.make_valid(frame.geometry.to_numpy())), frame.crs
+
+
+def _in_crs(area: AreaLike, grid: Grid) -> Any:  # noqa: ANN401 - a shapely geometry
+    """The area in the CRS of the raster."""
+    geometry, crs = _read(area)
+    if crs is None or crs == grid.crs:
+        return geometry
+    left, bottom, right, top = geometry.bounds
+    fine = shapely.segmentize(geometry, max(right - left, top - bottom) / _SEGMENTS)
+    return shapely.make_valid(gpd.GeoSeries([fine], crs=crs).to_crs(grid.crs).iloc[0])
+
+
+def _read_layer(path: Path) -> gpd.GeoDataFrame:
+    if not path.exists():
+        raise LabelError(f"There is no area layer at {path}; check the path.")
+    try:
+        return pyogrio.read_dataframe(path, columns=[])
+    except (DataSourceError, DataLayerError) as error:
+        raise LabelError(f"{path} cannot be read as a layer of polygons; check the file.") from error
+
+
+def _to_pixels(geometry: Any, grid: Grid) -> Any:  # noqa: ANN401 - shapely geometries
+    inverse = ~grid.transform
+
+    def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        columns, rows = apply(inverse, points[:, 0], points[:, 1])
+        return np.column_stack([columns, rows])
+
+    return shapely.transform(geometry, place)
+
+
+def _name(area: AreaLike) -> str:
+    if isinstance(area, gpd.GeoDataFrame):
+        return f"of {len(area)} features"
+    return str(area) if isinstance(area, str | Path) else ", ".join(f"{v:g}" for v in area)
