@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchgeo_debias.data.chips import Chips, ChipSpec, resize
     from torchgeo_debias.data.folders import centre_crop, read_folder
-    from torchgeo_debias.data.geo_samplers import ClassBalancedGeoSampler
+    from torchgeo_debias.data.geo_samplers import ClassBalancedGeoSampler, InBoundsGridGeoSampler
     from torchgeo_debias.data.layers import chips_from_layer, cut_chips, read_layer
     from torchgeo_debias.data.longtail import long_tail, long_tail_counts
     from torchgeo_debias.data.normalise import Normalisation
@@ -25,6 +25,7 @@ __all__ = [
     "Chips",
     "ClassBalancedGeoSampler",
     "ClassBalancedSampler",
+    "InBoundsGridGeoSampler",
     "Normalisation",
     "SquareRootSampler",
     "centre_crop",
@@ -42,7 +43,7 @@ __all__ = [
 _HOMES = {
     "chips": ("ChipSpec", "Chips", "resize"),
     "folders": ("centre_crop", "read_folder"),
-    "geo_samplers": ("ClassBalancedGeoSampler",),
+    "geo_samplers": ("ClassBalancedGeoSampler", "InBoundsGridGeoSampler"),
     "layers": ("chips_from_layer", "cut_chips", "read_layer"),
     "longtail": ("long_tail", "long_tail_counts"),
     "normalise": ("Normalisation",),
