@@ -63,14 +63,21 @@ class PackageFace:
         """Pixel type of the training data."""
         return self.package.dtype
 
+    @property
+    def twin(self) -> bool:
+        """Whether predictions come with those of a biased twin."""
+        return self.package.raw is not None
+
     @cached_property
     def identity(self) -> str:
         """SHA-256 of all that predictions hang on: the trained model, the backend, the precision, the kind of device.
 
         The same in every process and on every machine; scores and exports that are added to a package do not count.
         """
-        parts = [self.package.digest, self.backend, self.precision, self.place]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._marks()).encode()).hexdigest()
+
+    def _marks(self) -> list[str]:
+        return [self.package.digest, self.backend, self.precision, self.place]
 
     def _home(self) -> Path:
         """Where another process finds the package."""
