@@ -17,6 +17,8 @@ from rasterio.transform import Affine
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.tiling.grid import Grid
 
+_DEGREES = rasterio.crs.CRS.from_epsg(4326)
+
 
 def parse_crs(given: object) -> rasterio.crs.CRS:
     """Make a CRS of what a person gave.
@@ -29,19 +31,22 @@ def parse_crs(given: object) -> rasterio.crs.CRS:
     """
     try:
         return rasterio.crs.CRS.from_user_input(given)
-    except CRSError as error:
+    except (CRSError, ValueError) as error:
         raise ConfigError(
             f"'{given}' is not a coordinate reference system; give one such as EPSG:32632 (--crs)."
         ) from error
 
 
-def place_crs(name: str, own: rasterio.crs.CRS | None, given: object | None) -> rasterio.crs.CRS:
+def place_crs(
+    name: str, own: rasterio.crs.CRS | None, given: object | None, option: str = "--crs "
+) -> rasterio.crs.CRS:
     """The CRS of a raster: its own or, where it has none on the earth, the one given.
 
     Args:
         name: Of the raster, for sentences.
         own: What the raster says itself.
         given: Stands in where ``own`` is missing or no CRS on the earth, see :func:`parse_crs`.
+        option: How ``given`` is given, for sentences.
 
     Raises:
         ConfigError: If ``given`` is no CRS.
@@ -51,14 +56,14 @@ def place_crs(name: str, own: rasterio.crs.CRS | None, given: object | None) -> 
     if own is not None and _on_earth(own):
         if stand_in is not None and stand_in != own:
             raise RasterError(
-                f"{name} is in {_title(own)} already, so {_title(stand_in)} cannot stand in for it; leave out --crs, "
-                "or reproject the raster with 'gdalwarp'."
+                f"{name} is in {_title(own)} already, so {_title(stand_in)} cannot stand in for it; leave out "
+                f"{option.rstrip(' =')}, or reproject the raster with 'gdalwarp'."
             )
         return own
     if stand_in is None:
         raise RasterError(
-            f"{name} has no coordinate reference system on the earth; give it with --crs, for instance "
-            "--crs EPSG:32632."
+            f"{name} has no coordinate reference system on the earth; give it with {option.rstrip(' =')}, for instance "
+            f"{option}EPSG:32632."
         )
     if not _on_earth(stand_in):
         raise ConfigError(f"'{given}' is not a coordinate reference system on the earth; give one such as EPSG:32632.")
@@ -77,8 +82,7 @@ def pixel_metres(grid: Grid) -> tuple[float, float]:
     t = grid.transform
     rows = grid.height / 2 + np.array([0, 0, -0.5, 0.5])
     columns = grid.width / 2 + np.array([-0.5, 0.5, 0, 0])
-    to_degrees = Transformer.from_crs(CRS.from_wkt(grid.crs.to_wkt()), "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(*apply(t, columns, rows))
+    lon, lat = between(grid.crs, _DEGREES).transform(*apply(t, columns, rows))
     _, _, ground = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
     across, down = float(ground[0]), float(ground[1])
     if grid.crs.is_geographic:
@@ -132,6 +136,11 @@ def apply(transform: Affine, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[
     return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
 
 
+def between(source: rasterio.crs.CRS, target: rasterio.crs.CRS) -> Transformer:
+    """From one CRS to another, x or longitude first; points that have no place there become infinite."""
+    return Transformer.from_crs(CRS.from_wkt(source.to_wkt()), CRS.from_wkt(target.to_wkt()), always_xy=True)
+
+
 def moved(transform: Affine, column: int, row: int) -> Affine:
     """The transform of a window that begins at a pixel."""
     t = transform
@@ -148,7 +157,7 @@ def _on_earth(crs: rasterio.crs.CRS) -> bool:
     if not (crs.is_geographic or crs.is_projected):
         return False
     try:
-        Transformer.from_crs(CRS.from_wkt(crs.to_wkt()), "EPSG:4326", always_xy=True)
+        between(crs, _DEGREES)
     except ProjError:  # another celestial body
         return False
     return True

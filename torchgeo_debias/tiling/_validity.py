@@ -52,7 +52,7 @@ def kept_dtype(name: str, stored: np.dtype[Any]) -> np.dtype[Any]:
     """
     if stored.kind not in "uif":
         raise RasterError(f"{name} holds {stored} values; convert it to real numbers first.")
-    return stored if stored.name in KEPT_DTYPES else np.dtype(np.float32)
+    return np.dtype(stored.name if stored.name in KEPT_DTYPES else np.float32)  # in this machine's byte order
 
 
 def settle(

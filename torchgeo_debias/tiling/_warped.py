@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Resampling
-from rasterio.warp import reproject, transform
+from rasterio.warp import reproject
 
 from torchgeo_debias.tiling._base import GridSource
-from torchgeo_debias.tiling._place import apply, moved
+from torchgeo_debias.tiling._place import apply, between, moved
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import Box
 
@@ -55,6 +55,7 @@ class Resampler:
         """
         self._read, self._frame, self._grid = read, frame, grid
         self._count, self._dtype = count, dtype
+        self._back = between(grid.crs, frame.crs) if grid.crs != frame.crs else None
         self._steps = self._source_pixels_per_pixel()
         coarsest = max(self._steps)
         self._kernel = Resampling.average if coarsest > _COARSER else Resampling.bilinear
@@ -152,15 +153,15 @@ class Resampler:
 
     def _to_frame(self, columns: npt.NDArray[Any], rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
         x, y = apply(self._grid.transform, columns, rows)
-        if self._grid.crs != self._frame.crs:
-            x, y = map(np.asarray, transform(self._grid.crs, self._frame.crs, x, y))
+        if self._back is not None:
+            x, y = self._back.transform(x, y)
         return apply(~self._frame.transform, x, y)
 
     def _source_pixels_per_pixel(self) -> tuple[float, float]:
         """Length, in pixels of the raster, of the sides of a pixel of the grid, at the centre of the raster."""
         x, y = apply(self._frame.transform, np.array([self._frame.width / 2]), np.array([self._frame.height / 2]))
-        if self._grid.crs != self._frame.crs:
-            x, y = map(np.asarray, transform(self._frame.crs, self._grid.crs, x, y))
+        if self._back is not None:
+            x, y = self._back.transform(x, y, direction="INVERSE")
         column, row = (value.item() for value in apply(~self._grid.transform, x, y))
         ends = self._to_frame(column + np.array([-0.5, 0.5, 0, 0]), row + np.array([0, 0, -0.5, 0.5]))
         lengths = np.hypot(*(end[1::2] - end[::2] for end in ends))

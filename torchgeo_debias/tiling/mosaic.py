@@ -13,11 +13,10 @@ import numpy.typing as npt
 import shapely
 from rasterio.crs import CRS
 from rasterio.transform import Affine
-from rasterio.warp import transform
 
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.tiling._base import GridSource
-from torchgeo_debias.tiling._place import apply, extent, moved, outline
+from torchgeo_debias.tiling._place import apply, between, extent, moved, outline
 from torchgeo_debias.tiling._warped import WarpedSource
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import Box
@@ -124,8 +123,8 @@ class MosaicSource(GridSource):
                 f"{extent(other.footprint.bounds, base.crs)} lie too far apart for a mosaic, which would be all but "
                 "empty; map them one at a time."
             )
-        x, y = corner.tolist()
-        self._place(Grid(*size.tolist(), base.crs, moved(base.transform, x, y)))
+        (x, y), (width, height) = corner.tolist(), size.tolist()
+        self._place(Grid(width, height, base.crs, moved(base.transform, x, y)))
         self._parts = [
             part._replace(window=part.window._replace(col_off=part.window.col_off - x, row_off=part.window.row_off - y))
             for part in parts
@@ -203,7 +202,7 @@ def _on_pixels(grid: Grid, base: Grid, turn: float) -> Box | None:
 
 def _in_crs(source: RasterSource, footprint: shapely.Polygon, crs: CRS) -> shapely.Polygon:
     dense = shapely.segmentize(footprint, footprint.length / 200)
-    x, y = map(np.asarray, transform(source.crs, crs, *shapely.get_coordinates(dense).T))
+    x, y = between(source.crs, crs).transform(*shapely.get_coordinates(dense).T)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise RasterError(
             f"{source.path} {extent(source.bounds, source.crs)} has no place in {crs.to_string()}, the coordinate "

@@ -67,12 +67,23 @@ def open_source(
     return source if grid == source.grid else WarpedSource(source, grid)
 
 
+def list_rasters(paths: Sequence[Path]) -> list[Path]:
+    """The files of a list of files and folders, a folder's by name.
+
+    Raises:
+        ConfigError: If the list is empty.
+        RasterError: If a folder has no raster.
+    """
+    files = [file for path in map(Path, paths) for file in (_rasters_in(path) if path.is_dir() else [path])]
+    if not files:
+        raise ConfigError("Name at least one raster.")
+    return files
+
+
 def _open_files(
     paths: Sequence[Path], bands: Sequence[int | str] | None, nodata: float | None, crs: object | None
 ) -> Source:
-    files = [file for path in paths for file in (_rasters_in(path) if path.is_dir() else [path])]
-    if not files:
-        raise ConfigError("Name at least one raster.")
+    files = list_rasters(paths)
     if len(files) == 1:
         return RasterSource(files[0], bands, nodata, crs)
     return MosaicSource(files, bands, nodata, crs)

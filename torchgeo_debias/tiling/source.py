@@ -145,6 +145,7 @@ class RasterSource(GridSource):
         """
         self.path = Path(path)
         self.name = str(path)
+        self._is_vrt = self.path.suffix.lower() == ".vrt"
         self._options = (None if bands is None else tuple(bands), nodata, crs)
         self._dataset = _open(self.path)
         try:
@@ -173,8 +174,9 @@ class RasterSource(GridSource):
     def identity(self) -> dict[str, Any]:
         """Name, size and time of every file behind the raster, where it lies, and what was asked for."""
         width, height, crs, t = self.grid
+        files = [(path, path.stat()) for path in sorted(_files(self._dataset))]
         return {
-            "files": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in _files(self._dataset)],
+            "files": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
             "grid": [width, height, crs.to_wkt(), *t[:6]],
             "bands": list(self.bands),
             "nodata": [repr(value) for value in (*self._nodata.values, self._nodata.nan)],
@@ -217,13 +219,14 @@ class RasterSource(GridSource):
         if not chosen or not set(chosen) <= set(dataset.indexes):
             raise RasterError(
                 f"{self.path} has {dataset.count} bands; --bands must name some of 1 to {dataset.count}, "
-                f"received {', '.join(map(str, chosen)) or 'none'}."
+                f"received {', '.join(map(str, bands or ())) or 'none'}."
             )
         self.bands = tuple(chosen)
         self.band_names = tuple(names[i - 1] for i in chosen)
         # GDAL takes the near infrared of many four-band files for alpha; who names that band wants its values.
         self._alpha = [i for i in alpha if i not in chosen]
-        self._stored_dtype = np.result_type(*(dataset.dtypes[i - 1] for i in chosen))
+        dtypes = [dataset.dtypes[i - 1] for i in chosen]
+        self._stored_dtype, self._one_dtype = np.result_type(*dtypes), len(set(dtypes)) == 1
         self.dtype = kept_dtype(self.name, self._stored_dtype)
         flags = [set(dataset.mask_flag_enums[i - 1]) for i in chosen]
         own_kinds = ({MaskFlags.all_valid}, {MaskFlags.nodata})
@@ -255,7 +258,7 @@ class RasterSource(GridSource):
         window = Window(col_off, row_off, width, height)
         valid: npt.NDArray[np.bool_] | None = None
         try:
-            stored = self._dataset.read(self.bands, window=window, out_dtype=self._stored_dtype)
+            stored = self._read_bands(window)
             for band in self._alpha:
                 seen = self._dataset.read(band, window=window) > 0
                 valid = seen if valid is None else valid & seen
@@ -265,9 +268,17 @@ class RasterSource(GridSource):
         except RasterioIOError as error:
             raise RasterError(
                 f"{self.path} cannot be read at columns {col_off} to {col_off + width}, rows {row_off} to "
-                f"{row_off + height}: the file seems damaged; get a fresh copy."
+                f"{row_off + height}: {'a file it refers to is missing or' if self._is_vrt else 'the file seems'} "
+                "damaged; get a fresh copy."
             ) from error
         return settle(self.name, stored, self._nodata, self.dtype, valid)
+
+    def _read_bands(self, window: Window) -> npt.NDArray[Any]:
+        if self._one_dtype:
+            stored: npt.NDArray[Any] = self._dataset.read(self.bands, window=window)
+            return stored
+        # Bands of a VRT may differ in type, which rasterio refuses to read together.
+        return np.stack([self._dataset.read(band, window=window) for band in self.bands]).astype(self._stored_dtype)
 
 
 def _open(path: Path) -> rasterio.DatasetReader:
@@ -279,7 +290,12 @@ def _open(path: Path) -> rasterio.DatasetReader:
         raise RasterError(f"{path} cannot be opened as a raster; check that it is a complete image file.") from error
 
 
-def _files(dataset: rasterio.DatasetReader) -> list[tuple[Path, Any]]:
+def _files(dataset: rasterio.DatasetReader) -> set[Path]:
     """The files that the pixels come from; statistics and overviews beside them come and go and change no pixel."""
-    paths = [Path(name) for name in dataset.files if not name.lower().endswith((".aux.xml", ".ovr"))]
-    return sorted((path, path.stat()) for path in paths if path.is_file())
+    named = {Path(name) for name in dataset.files if not name.lower().endswith((".aux.xml", ".ovr"))}
+    found = {path for path in named if path.is_file()}
+    for path in found - {Path(dataset.name)}:
+        if path.suffix.lower() == ".vrt":  # of a VRT in a VRT, GDAL names only the outer one's files
+            with _open(path) as inner:
+                found |= _files(inner)
+    return found
