@@ -39,5 +39,9 @@ class OutputError(DebiasError):
     """A result that cannot be written."""
 
 
+class EngineError(DebiasError):
+    """A cluster that cannot be reached, or that loses its workers again and again."""
+
+
 class Cancelled(DebiasError):
     """Raised by a progress callback to stop a long run; nothing is left half-written."""

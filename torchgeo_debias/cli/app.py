@@ -194,9 +194,7 @@ def classify(
             summary = classify_raster(rasters, predictor, single, options, resources=means, progress=progress)
     else:
         if (out, map_path, scores) != (None, None, None):
-            raise ConfigError(
-                "With --out-dir, --write says what each raster becomes: leave out --out, --map, --scores."
-            )
+            raise ConfigError("With --out-dir, --write says what comes out: leave --out, --map and --scores away.")
         formats = output_formats(write, layer_format, shape)
         predictor = _load(model, weights, precision, backend)
         with show.bar(quiet) as progress:
@@ -326,9 +324,7 @@ def main() -> None:
         if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
             raise KeyboardInterrupt
     except (Cancelled, KeyboardInterrupt, typer.Abort):
-        show.error(
-            "Stopped; nothing was left half-written. Run the same command again to go on, where that is possible."
-        )
+        show.error("Stopped; nothing was left half-written. The same command goes on where it can.")
         sys.exit(_INTERRUPTED)
     except DebiasError as error:
         show.error(str(error))

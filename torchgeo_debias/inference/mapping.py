@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import shapely
 
 from torchgeo_debias.classes import ClassTable
@@ -33,8 +32,6 @@ from torchgeo_debias.tiling.source import Source
 Shape = Literal["tiles", "points", "regions"]
 """Features of a layer: squares of the grid, their centres, or the areas of one class in the map."""
 
-_CACHE = 128 * 2**20
-_MAX_CACHE = 512 * 2**20
 _BYTES_A_TILE = 400
 _BYTES_A_PIXEL = 0.5
 """Room on the disk that a map and the parts it is made of take, as a share of its plain size: maps shrink well."""
@@ -260,7 +257,7 @@ def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engi
     before = sum(int(part[COUNTS][0, 0]) for part in journal.parts(raster, [COUNTS]))
     if before:
         tally.tell(before)
-    with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(job.source)), ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(1) as writer:
         waiting: Future[None] | None = None
         with closing(engine(job.source, job.wanted, job.task, todo, settings, tally.tell)) as results:
             for band, part in results:
@@ -357,15 +354,6 @@ def _areas(job: MapJob, journal: Journal, raster: int) -> Iterator[gpd.GeoDataFr
     for found in regions(strips, nodata, skip=job.hidden, scores=scores):
         columns = class_columns(job.table, found.ids, found.scores)
         yield gpd.GeoDataFrame(columns, geometry=shapely.transform(found.geometries, place), crs=job.source.grid.crs)
-
-
-def _cache_bytes(source: Source) -> int:
-    """GDAL's cache for blocks: two rows of them, so that tiles on the border of two rows decode none twice.
-
-    Its default, a twentieth of the memory, would fill up with blocks that nobody asks for again.
-    """
-    row = source.block_shape[0] * source.width * source.count * source.dtype.itemsize
-    return min(max(_CACHE, 2 * row), _MAX_CACHE)
 
 
 def _space(job: MapJob) -> int:

@@ -41,6 +41,10 @@ class ClassifyPixels:
         pixels, valid = source.read(*tile.window)
         return Cut(pixels, valid, valid[: tile.own.height, : tile.own.width])
 
+    def use_threads(self, n: int) -> None:
+        """Let the model use ``n`` threads in each call."""
+        self.predictor.use_threads(n)
+
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Answer:
         """Probabilities (N, K, S, S)."""
         return (self.predictor.predict(images, valid),)
@@ -120,4 +124,7 @@ def _job(source: Source, predictor: PixelPredictor, outputs: Outputs, options: M
     task = ClassifyPixels(predictor, options.min_score, outputs.scored)
     wanted = Wanted(plan, Area.of(options.area, source.grid, source.footprints))
     hidden = None if options.keep_background else predictor.table.background
-    return MapJob(source, wanted, task, predictor.table, outputs, hidden)
+    notes = (
+        () if predictor.gsd is None else (f"The raster is read, and the map made, at {predictor.gsd:.3g} m a pixel.",)
+    )
+    return MapJob(source, wanted, task, predictor.table, outputs, hidden, notes=notes)

@@ -56,6 +56,10 @@ class ClassifyTiles:
         square = np.array([*tile.window[:2], tile.window.width])
         return Cut(*cut_square(read, square, self.size), mask)
 
+    def use_threads(self, n: int) -> None:
+        """Let the model use ``n`` threads in each call."""
+        self.predictor.use_threads(n)
+
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Answer:
         """Probabilities (N, C), and those of the twin where there is one."""
         return tuple(part for part in self.predictor.predict(images, valid) if part is not None)

@@ -179,7 +179,7 @@ def _describe(
 
 
 def _settings(journal: Journal, predictor: RasterPredictor, job: MapJob, resources: Resources, tiles: int) -> Settings:
-    """Those of an earlier attempt, else as asked for or found out now; the model is told about its threads."""
+    """Those of an earlier attempt, else as asked for or found out now."""
 
     def choose() -> Mapping[str, int]:
         asked = {name: getattr(resources, name) for name in ("batch_size", "workers", "threads")}
@@ -187,9 +187,7 @@ def _settings(journal: Journal, predictor: RasterPredictor, job: MapJob, resourc
             return {name: asked[name] or default for name, default in _defaults(job).items()}
         return tune(predictor, **asked)._asdict()
 
-    chosen = journal.settings(choose)
-    predictor.use_threads(chosen["threads"])
-    return Settings(chosen["batch_size"], chosen["workers"], resources.readers)
+    return Settings(**journal.settings(choose), readers=resources.readers)
 
 
 def _defaults(job: MapJob) -> dict[str, int]:

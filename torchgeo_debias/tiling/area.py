@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy.typing as npt
 import pyogrio
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 from rasterio.features import geometry_mask
 from rasterio.transform import from_origin
 
@@ -29,7 +32,9 @@ _TOUCH = 1e-6
 """Pixels by which a cell must reach into an area: sharing an edge is not enough."""
 
 _SEGMENTS = 100
-"""Straight edges become curves in another CRS: at least so many pieces across a layer are moved."""
+"""Straight edges become curves in another CRS: at least so many pieces across an area are moved."""
+
+_log = logging.getLogger(__name__)
 
 
 class Area:
@@ -42,11 +47,14 @@ class Area:
             wanted: The area of interest, a polygon or several in one; everything where left out.
             present: Where there may be data at all; everywhere where left out.
         """
-        self._wanted = wanted
+        self._wanted, self._present = wanted, present
         both = [geometry for geometry in (wanted, present) if geometry is not None]
         self._shape = shapely.intersection_all(both) if both else None
         if self._shape is not None:
             shapely.prepare(self._shape)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, Any]]:
+        return type(self), (self._wanted, self._present)
 
     @classmethod
     def of(cls, area: AreaLike | None, grid: Grid, footprints: Sequence[Any] | None = None) -> Self:
@@ -102,7 +110,11 @@ class Wanted:
     def __init__(self, plan: TilePlan, area: Area) -> None:
         self.plan = plan
         self.area = area
+        # The rows of cells that one row of tiles reaches are asked for again by the next.
         self._cells = lru_cache(maxsize=4 * (plan.halo + 1))(lambda row: area.cells(plan, row))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[TilePlan, Area]]:
+        return type(self), (self.plan, self.area)
 
     def cells(self, row: int) -> npt.NDArray[np.bool_]:
         """Which cells of a row of cells are wanted."""
@@ -133,37 +145,69 @@ def area_digest(area: AreaLike | None) -> str | None:
 def _read(area: AreaLike) -> tuple[Any, Any]:
     """The area as one geometry, and its CRS; None where that is the raster's."""
     if not isinstance(area, str | Path | gpd.GeoDataFrame):
-        if len(area) != 4 or not (area[0] < area[2] and area[1] < area[3]):
+        if len(area) != 4 or not np.isfinite(area).all() or area[0] >= area[2] or area[1] >= area[3]:
             raise ConfigError(
                 f"An area of bounds needs left, bottom, right, top in the CRS of the raster; received {_name(area)}."
             )
         return shapely.box(*area), None
     frame = area if isinstance(area, gpd.GeoDataFrame) else _read_layer(Path(area))
     frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]
-    if frame.empty or not frame.geom_type.str.endswith("Polygon").all():
+    geometry = _united(frame.geometry.to_numpy())
+    if geometry.is_empty or not frame.geom_type.str.endswith("Polygon").all():
         raise LabelError(f"The area {_name(area)} must have polygons and nothing else.")
     if frame.crs is None:
-        raise LabelError(f"The area {_name(area)} has no coordinate reference system; assign the right one first.")
-    return shapely.union_all(shapely.make_valid(frame.geometry.to_numpy())), frame.crs
+        raise _no_crs(area)
+    return geometry, frame.crs
 
 
 def _in_crs(area: AreaLike, grid: Grid) -> Any:  # noqa: ANN401 - a shapely geometry
-    """The area in the CRS of the raster."""
+    """The area in the CRS of the raster, without what lies far away from it."""
     geometry, crs = _read(area)
     if crs is None or crs == grid.crs:
         return geometry
-    left, bottom, right, top = geometry.bounds
-    fine = shapely.segmentize(geometry, max(right - left, top - bottom) / _SEGMENTS)
-    return shapely.make_valid(gpd.GeoSeries([fine], crs=crs).to_crs(grid.crs).iloc[0])
+    try:
+        geometry = _near(geometry, crs, grid)
+        if geometry.is_empty:
+            return geometry
+        left, bottom, right, top = geometry.bounds
+        fine = shapely.segmentize(geometry, max(right - left, top - bottom) / _SEGMENTS)
+        return _united(gpd.GeoSeries([fine], crs=crs).to_crs(grid.crs).to_numpy())
+    except ProjError as error:  # of a drawing, or of another planet
+        raise _no_crs(area) from error
+
+
+def _near(geometry: Any, crs: Any, grid: Grid) -> Any:  # noqa: ANN401 - a shapely geometry, a CRS of pyproj
+    """What of an area lies around a raster: in the CRS of the raster, what lies far away may come out anywhere."""
+    columns, rows = np.meshgrid(np.linspace(0, grid.width, 21), np.linspace(0, grid.height, 21))
+    there = Transformer.from_crs(CRS.from_wkt(grid.crs.to_wkt()), crs, always_xy=True)
+    x, y = there.transform(*apply(grid.transform, columns, rows))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return geometry
+    spare = max(np.ptp(x), np.ptp(y)) / 10
+    # Degrees east may be counted from 0 to 360.
+    turns = (-360, 0, 360) if crs.is_geographic else (0,)
+    around = [shapely.box(x.min() + t - spare, y.min() - spare, x.max() + t + spare, y.max() + spare) for t in turns]
+    return _united(shapely.intersection([geometry], shapely.union_all(around)))
+
+
+def _united(geometries: npt.NDArray[np.object_]) -> Any:  # noqa: ANN401 - a shapely geometry
+    """One valid geometry, without the lines that crumpled polygons leave: burnt into a mask they would take pixels."""
+    parts = shapely.get_parts(shapely.make_valid(geometries))
+    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
 
 
 def _read_layer(path: Path) -> gpd.GeoDataFrame:
     if not path.exists():
         raise LabelError(f"There is no area layer at {path}; check the path.")
     try:
-        return pyogrio.read_dataframe(path, columns=[])
+        # Beside its layer a GeoPackage may hold plain tables, such as the styles.
+        spatial = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+        frame = pyogrio.read_dataframe(path, layer=spatial[0], columns=[]) if spatial else gpd.GeoDataFrame(geometry=[])
     except (DataSourceError, DataLayerError) as error:
         raise LabelError(f"{path} cannot be read as a layer of polygons; check the file.") from error
+    if len(spatial) > 1:
+        _log.warning("%s has the layers %s; taking %s for the area.", path, ", ".join(spatial), spatial[0])
+    return frame
 
 
 def _to_pixels(geometry: Any, grid: Grid) -> Any:  # noqa: ANN401 - shapely geometries
@@ -174,6 +218,12 @@ def _to_pixels(geometry: Any, grid: Grid) -> Any:  # noqa: ANN401 - shapely geom
         return np.column_stack([columns, rows])
 
     return shapely.transform(geometry, place)
+
+
+def _no_crs(area: AreaLike) -> LabelError:
+    return LabelError(
+        f"The area {_name(area)} has no coordinate reference system on the earth; assign the right one first."
+    )
 
 
 def _name(area: AreaLike) -> str:

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import rasterio
 
 from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.parts import Part, join
 from torchgeo_debias.tiling.plan import Band, Tile
 from torchgeo_debias.tiling.source import Source
+
+_CACHE = 128 * 2**20
+_MAX_CACHE = 512 * 2**20
 
 COUNTS = "tiles"
 """Array that the engine adds to each part: tiles of the band, and how many of them hold no data, (1, 2)."""
@@ -65,6 +69,10 @@ class Task(Protocol):
         """Read a tile."""
         ...
 
+    def use_threads(self, n: int) -> None:
+        """Let the model use ``n`` threads in each call."""
+        ...
+
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Answer:
         """Ask the model about (N, C, h, w); called from several threads at once."""
         ...
@@ -80,11 +88,13 @@ class Settings(NamedTuple):
     Attributes:
         batch_size: Tiles in one call of the model.
         workers: Threads that call the model.
+        threads: Threads that the model uses in each call.
         readers: Threads that read, each with a handle of its own.
     """
 
     batch_size: int
     workers: int = 1
+    threads: int = 1
     readers: int = 1
 
 
@@ -112,9 +122,19 @@ def compute_bands(
     Yields:
         Each band with its part.
     """
-    with _Pipeline(source, task, settings, wanted.plan.columns.tiles) as pipeline:
+    task.use_threads(settings.threads)
+    with block_cache(source), _Pipeline(source, task, settings, wanted.plan.columns.tiles) as pipeline:
         for run in _runs(bands):
             yield from _compute_run(pipeline, wanted, task, run, settings.batch_size, tell)
+
+
+def block_cache(source: Source) -> rasterio.Env:
+    """GDAL's cache for blocks with room for two rows of them, so that tiles on the border of two rows decode none twice.
+
+    GDAL's own choice, a twentieth of the memory, would fill up with blocks that nobody asks for again.
+    """
+    row = source.block_shape[0] * source.width * source.count * source.dtype.itemsize
+    return rasterio.Env(GDAL_CACHEMAX=min(max(_CACHE, 2 * row), _MAX_CACHE))
 
 
 def _runs(bands: Sequence[Band]) -> Iterator[list[Band]]:
