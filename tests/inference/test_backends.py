@@ -22,7 +22,7 @@ from torchgeo_debias.inference import backends
 from torchgeo_debias.inference.backends import ExportPredictor, load_predictor
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
-from torchgeo_debias.package import ModelPackage
+from torchgeo_debias.package import ONNX, ModelPackage
 
 WAYS = [("torch", "32"), ("torch", "bf16"), ("onnx", "32"), ("onnx", "int8"), ("openvino", "32"), ("openvino", "bf16")]
 TOLERANCE = {"32": 2e-5, "bf16": 0.05, "int8": 0.05}
@@ -98,7 +98,7 @@ def test_a_chip_is_classified_alike_in_any_company(
     pixels, valid = images
     together = predictor.predict(pixels, valid)
     alone = [predictor.predict(pixels[i : i + 1], valid[i : i + 1]) for i in range(9)]
-    joined = Prediction(*(np.concatenate(part) for part in zip(*alone, strict=True)))  # type: ignore[arg-type]
+    joined = Prediction(*(np.concatenate(part) for part in zip(*alone, strict=True)))
     # int8 scales the activations of a batch together.
     assert apart(together, joined) < TOLERANCE[way[1]]
 
@@ -223,7 +223,7 @@ def test_a_package_without_what_is_asked_for_is_refused(tiny_model: Path, tiny_e
     pytest.importorskip("onnxruntime")
     with pytest.raises(PackageError, match=r"no ONNX model: run 'torchgeo-debias export --model M' first"):
         load_predictor(tiny_model, backend="onnx")
-    alone = replace(tiny_export, onnx={backends.ONNX: tiny_export.onnx[backends.ONNX]})
+    alone = replace(tiny_export, onnx={ONNX: tiny_export.onnx[ONNX]})
     with pytest.raises(PackageError, match="no int8 model"):
         ExportPredictor(alone, "onnx", precision="int8")
     head = tiny_export.model.head.shifted(np.array([1, 0, 0], np.float32))
