@@ -57,7 +57,8 @@ ONE = Resources(batch_size=3, workers=1, threads=1)
 
 
 def expected(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.abs(pixels[0][None].astype(int) - np.array([45, 130, 210])[:, None, None]).argmin(axis=0)
+    ids: npt.NDArray[Any] = np.abs(pixels[0][None].astype(int) - np.array([45, 130, 210])[:, None, None]).argmin(0)
+    return ids
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5, 0.8])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -298,7 +298,8 @@ def demo(
 def _load(model: Path, weights: str, precision: str, backend: str = "torch") -> Any:  # noqa: ANN401 (torch comes late)
     from torchgeo_debias.inference.backends import load_predictor
 
-    return load_predictor(model, weights=weights, precision=precision, backend=backend)
+    # Unknown names are refused there.
+    return load_predictor(model, weights=weights, precision=cast(Any, precision), backend=cast(Any, backend))
 
 
 def _repeated(arguments: list[str], option: str) -> list[str]:

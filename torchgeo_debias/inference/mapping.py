@@ -87,9 +87,9 @@ class Outputs:
                 raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
         if self.layer is not None:
             check_layer_path(self.layer)
-        for path in (self.class_map, self.scores):
-            if path is not None:
-                check_map_path(path)
+        for raster in (self.class_map, self.scores):
+            if raster is not None:
+                check_map_path(raster)
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def _squares(part: Part, grid: Grid) -> npt.NDArray[np.object_]:
 
 def _centres(part: Part, grid: Grid) -> npt.NDArray[np.object_]:
     left, top, right, low = _corners(part, grid)
-    points: npt.NDArray[np.object_] = shapely.points((left + right) / 2, (top + low) / 2)
+    points: npt.NDArray[np.object_] = np.asarray(shapely.points((left + right) / 2, (top + low) / 2))
     return points
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torchgeo_debias.errors import ConfigError, LabelError, RasterError
 from torchgeo_debias.files import make_folder
 from torchgeo_debias.inference.mapping import MapJob, MapOptions, OutputFormats, Outputs, Resources, Tally, run_map
-from torchgeo_debias.inference.predictor import RasterPredictor
+from torchgeo_debias.inference.predictor import ChipPredictor, PixelPredictor
 from torchgeo_debias.inference.probe import tune
 from torchgeo_debias.inference.results import ClassifySummary
 from torchgeo_debias.progress import ProgressCallback
@@ -39,7 +39,7 @@ _NAMED = 3
 
 def run_one(
     rasters: Rasters,
-    predictor: RasterPredictor,
+    predictor: ChipPredictor | PixelPredictor,
     outputs: Outputs,
     make_job: MakeJob,
     options: MapOptions,
@@ -76,7 +76,7 @@ def run_one(
 
 def run_many(
     rasters: Sequence[Path],
-    predictor: RasterPredictor,
+    predictor: ChipPredictor | PixelPredictor,
     out_dir: Path,
     formats: OutputFormats,
     make_job: Callable[[Source, Outputs], MapJob],
@@ -160,7 +160,10 @@ def _files(rasters: Rasters) -> list[Path]:
 
 
 def _describe(
-    predictor: RasterPredictor, options: MapOptions, identities: Sequence[Any], outputs: Mapping[str, Any]
+    predictor: ChipPredictor | PixelPredictor,
+    options: MapOptions,
+    identities: Sequence[Any],
+    outputs: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that the result of a run hangs on, for its journal."""
     return {
@@ -178,7 +181,9 @@ def _describe(
     }
 
 
-def _settings(journal: Journal, predictor: RasterPredictor, job: MapJob, resources: Resources, tiles: int) -> Settings:
+def _settings(
+    journal: Journal, predictor: ChipPredictor | PixelPredictor, job: MapJob, resources: Resources, tiles: int
+) -> Settings:
     """Those of an earlier attempt, else as asked for or found out now."""
 
     def choose() -> Mapping[str, int]:
@@ -200,7 +205,7 @@ def _resumed(journal: Journal) -> list[str]:
 
 
 def _summary(
-    predictor: RasterPredictor, tally: Tally, files: tuple[Path, ...], notes: tuple[str, ...]
+    predictor: ChipPredictor | PixelPredictor, tally: Tally, files: tuple[Path, ...], notes: tuple[str, ...]
 ) -> ClassifySummary:
     counts = dict(zip(predictor.table.names, tally.counts.tolist(), strict=True))
     return ClassifySummary(counts, tally.total, tally.skipped, files, notes)

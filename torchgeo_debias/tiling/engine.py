@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple, Protocol
@@ -98,13 +98,16 @@ class Settings(NamedTuple):
     readers: int = 1
 
 
-Engine = Callable[[Source, Wanted, Task, Sequence[Band], Settings, Callable[[int], None]], Iterator[tuple[Band, Part]]]
+Results = Generator[tuple[Band, Part], None, None]
+"""Bands with their parts, as they are finished; closing it stops the work."""
+
+Engine = Callable[[Source, Wanted, Task, Sequence[Band], Settings, Callable[[int], None]], Results]
 """Computes bands: the source, the tiles, what to do, which bands, how, and whom to tell about finished tiles."""
 
 
 def compute_bands(
     source: Source, wanted: Wanted, task: Task, bands: Sequence[Band], settings: Settings, tell: Callable[[int], None]
-) -> Iterator[tuple[Band, Part]]:
+) -> Results:
     """The engine of this process.
 
     A band's result depends on the band alone: where the one before it was not computed right before, the rows of
@@ -129,7 +132,7 @@ def compute_bands(
 
 
 def block_cache(source: Source) -> rasterio.Env:
-    """GDAL's cache for blocks with room for two rows of them, so that tiles on the border of two rows decode none twice.
+    """GDAL's cache for blocks with room for two rows of them: tiles on the border of two rows decode none twice.
 
     GDAL's own choice, a twentieth of the memory, would fill up with blocks that nobody asks for again.
     """
@@ -230,7 +233,7 @@ class _Pipeline:
             pool.shutdown(wait=True, cancel_futures=True)
         self._stack.close()
 
-    def run(self, batches: Iterable[list[Tile]]) -> Iterator[_Result]:
+    def run(self, batches: Iterable[list[Tile]]) -> Generator[_Result, None, None]:
         """The batches with what the model says of them, a few of them under way at a time."""
         under_way: deque[Future[_Result]] = deque()
         try:

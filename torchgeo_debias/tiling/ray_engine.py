@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
 from torchgeo_debias.errors import ConfigError, EngineError
 from torchgeo_debias.tiling.area import Wanted
-from torchgeo_debias.tiling.engine import COUNTS, Settings, Task, compute_bands
+from torchgeo_debias.tiling.engine import COUNTS, Results, Settings, Task, compute_bands
 from torchgeo_debias.tiling.parts import Part
 from torchgeo_debias.tiling.plan import Band
 from torchgeo_debias.tiling.source import Source
@@ -29,7 +30,7 @@ def compute_bands_on_ray(
     tell: Callable[[int], None],
     *,
     address: str | None = None,
-) -> Iterator[tuple[Band, Part]]:
+) -> Results:
     """The engine of a Ray cluster; like :func:`~torchgeo_debias.tiling.engine.compute_bands` but in any order.
 
     Bands are independent: the rows of tiles that reach into one from above are computed with it, so a little is
@@ -95,7 +96,7 @@ def _connect(ray: Any, address: str | None) -> bool:  # noqa: ANN401 - the modul
         return False
     local = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise EngineError(
