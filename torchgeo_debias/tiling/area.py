@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -18,14 +18,14 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from rasterio.features import geometry_mask
-from rasterio.transform import from_origin
+from rasterio.transform import Affine
 
 from torchgeo_debias.errors import ConfigError, LabelError
 from torchgeo_debias.tiling._place import apply
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import TilePlan
 
-AreaLike = Path | str | Sequence[float] | gpd.GeoDataFrame
+AreaLike: TypeAlias = Path | str | Sequence[float] | gpd.GeoDataFrame
 """A polygon layer in any CRS (a file, or read already), or (left, bottom, right, top) in the CRS of the raster."""
 
 _TOUCH = 1e-6
@@ -89,8 +89,8 @@ class Area:
         top, height = plan.rows.cell(row)
         x0 = near * step
         x1 = np.minimum(x0 + step, plan.columns.length)
-        boxes = shapely.box(x0 + _TOUCH, top + _TOUCH, x1 - _TOUCH, top + height - _TOUCH)
-        result[near] = shapely.intersects(self._shape, boxes)
+        edges = np.broadcast_arrays(x0 + _TOUCH, top + _TOUCH, x1 - _TOUCH, top + height - _TOUCH)
+        result[near] = shapely.intersects(self._shape, shapely.box(*edges))
         return result
 
     def mask(self, top: int, height: int, width: int) -> npt.NDArray[np.bool_] | None:
@@ -100,8 +100,8 @@ class Area:
         shapes = [part for part in shapely.get_parts(self._wanted) if _reaches(part, top, top + height)]
         if not shapes:
             return np.zeros((height, width), dtype=bool)
-        # Rows count downwards here, which for rasterio is a raster whose north is below: from_origin with -1.
-        return geometry_mask(shapes, (height, width), from_origin(0, top, 1, -1), invert=True)
+        mask: npt.NDArray[np.bool_] = geometry_mask(shapes, (height, width), Affine(1, 0, 0, 0, 1, top), invert=True)
+        return mask
 
 
 class Wanted:
