@@ -89,8 +89,9 @@ class Area:
         top, height = plan.rows.cell(row)
         x0 = near * step
         x1 = np.minimum(x0 + step, plan.columns.length)
-        edges = np.broadcast_arrays(x0 + _TOUCH, top + _TOUCH, x1 - _TOUCH, top + height - _TOUCH)
-        result[near] = shapely.intersects(self._shape, shapely.box(*edges))
+        y0 = np.full(len(near), top)
+        boxes = shapely.box(x0 + _TOUCH, y0 + _TOUCH, x1 - _TOUCH, y0 + height - _TOUCH)
+        result[near] = shapely.intersects(self._shape, boxes)
         return result
 
     def mask(self, top: int, height: int, width: int) -> npt.NDArray[np.bool_] | None:
