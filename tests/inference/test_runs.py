@@ -1,0 +1,253 @@
+"""Runs that are interrupted, killed, repeated, or over many rasters."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from tests.inference.fakes import ByColour, mosaic
+from tests.tiling.rasters import write_raster
+from torchgeo_debias.data.chips import ChipSpec
+from torchgeo_debias.errors import Cancelled, ConfigError, OutputError, RasterError
+from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources
+from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
+from torchgeo_debias.progress import Progress
+
+SPEC = ChipSpec(size=8, window=16)
+ONE = Resources(batch_size=5, workers=1, threads=1)
+
+
+def scene(path: Path, rows: int = 150, seed: int = 0, **options: Any) -> Path:
+    ids = np.random.default_rng(seed).integers(0, 4, (rows, 6))
+    return write_raster(path, mosaic(ids, 16, np.random.default_rng(1)), **options)
+
+
+def outputs(folder: Path) -> Outputs:
+    folder.mkdir(exist_ok=True)
+    return Outputs(folder / "a.gpkg", folder / "a.tif", folder / "s.tif")
+
+
+def stop_after(tiles: int) -> Any:
+    def tell(progress: Progress) -> None:
+        if progress.done >= tiles:
+            raise Cancelled("stopped")
+
+    return tell
+
+
+def same(one: Path, two: Path) -> None:
+    assert (one / "a.tif").read_bytes() == (two / "a.tif").read_bytes()
+    assert (one / "s.tif").read_bytes() == (two / "s.tif").read_bytes()
+    frames = [gpd.read_file(folder / "a.gpkg", layer="a") for folder in (one, two)]
+    assert frames[0].equals(frames[1])
+    assert sorted(os.listdir(one)) == sorted(os.listdir(two))
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.6])
+def test_a_cancelled_run_goes_on_and_ends_the_same(tmp_path: Path, overlap: float) -> None:
+    path = scene(tmp_path / "m.tif")
+    options = MapOptions(overlap=overlap, keep_background=True)
+    whole = classify_raster(path, ByColour(SPEC, twin=True), outputs(tmp_path / "whole"), options, resources=ONE)
+    model = ByColour(SPEC, twin=True)
+    parts = outputs(tmp_path / "parts")
+    with pytest.raises(Cancelled):
+        classify_raster(path, model, parts, options, resources=ONE, progress=stop_after(whole.tiles * 2 // 3))
+    assert os.listdir(tmp_path / "parts") == ["a.gpkg.partial"]
+    before = sum(model.calls)
+    steps: list[Progress] = []
+    again = classify_raster(path, model, parts, options, resources=Resources(), progress=steps.append)
+    same(tmp_path / "whole", tmp_path / "parts")
+    assert (again.counts, again.tiles, again.skipped) == (whole.counts, whole.tiles, whole.skipped)
+    assert "Went on with" in again.notes[-1]
+    assert sum(model.calls) - before < whole.tiles * 2 / 3
+    assert steps[0].done > whole.tiles / 4
+    assert steps[-1].done == whole.tiles
+
+
+@pytest.mark.parametrize("change", ["option", "model", "raster", "output"])
+def test_a_changed_run_starts_afresh_and_says_so(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = scene(tmp_path / "m.tif")
+    model, options, results = ByColour(SPEC), MapOptions(), outputs(tmp_path / "out")
+    with pytest.raises(Cancelled):
+        classify_raster(path, model, results, options, resources=ONE, progress=stop_after(600))
+    if change == "option":
+        options = MapOptions(min_score=0.1)
+    elif change == "model":
+        model = ByColour(SPEC, sure=0.8)
+    elif change == "raster":
+        os.utime(path, ns=(1, 1))
+    else:
+        results = Outputs(results.layer, results.class_map, None)
+    summary = classify_raster(path, model, results, options, resources=ONE)
+    assert not any("Went on" in note for note in summary.notes)
+    wanted = {"option": "min-score", "model": "model", "raster": "rasters", "output": "results"}[change]
+    assert f"other settings ({wanted}): starting afresh" in caplog.text
+
+
+def test_a_tile_that_fails_in_the_middle_of_the_file_keeps_what_was_done(tmp_path: Path) -> None:
+    path = scene(tmp_path / "m.tif", compress="deflate", blockysize=64)
+    good = path.read_bytes()
+    with rasterio.open(path) as dataset:
+        wanted = dataset.read()
+    broken = bytearray(good)
+    middle = len(good) * 3 // 4
+    broken[middle : middle + 2000] = b"\xff" * 2000
+    path.write_bytes(bytes(broken))
+    stamp = path.stat().st_mtime_ns
+    results = outputs(tmp_path / "out")
+    with pytest.raises(RasterError, match="cannot be read at columns"):
+        classify_raster(path, ByColour(SPEC), results, resources=ONE)
+    assert os.listdir(tmp_path / "out") == ["a.gpkg.partial"]
+    path.write_bytes(good)
+    os.utime(path, ns=(stamp, stamp))
+    summary = classify_raster(path, ByColour(SPEC), results, resources=ONE)
+    assert "Went on" in summary.notes[-1]
+    assert wanted.shape[1:] == rasterio.open(results.class_map).shape
+
+
+def test_disk_space_is_looked_at_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scene(tmp_path / "m.tif", rows=4)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    model = ByColour(SPEC)
+    with pytest.raises(OutputError, match=r"needs about .* GB, but 0\.0 GB are free"):
+        classify_raster(path, model, outputs(tmp_path / "out"), resources=ONE)
+    assert model.calls == []
+    assert os.listdir(tmp_path / "out") == []
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from tests.inference.fakes import ByColour
+from tests.inference.test_runs import ONE, SPEC, outputs
+from torchgeo_debias.inference.mapping import MapOptions
+from torchgeo_debias.inference.rasters import classify_raster
+
+class Slow(ByColour):
+    def predict(self, images, valid):
+        time.sleep(0.002)
+        return super().predict(images, valid)
+
+classify_raster(Path(sys.argv[1]), Slow(SPEC, twin=True), outputs(Path(sys.argv[2])),
+                MapOptions(overlap=0.5, keep_background=True), resources=ONE)
+"""
+
+
+def start(raster: Path, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, raster, folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def journal_lines(folder: Path) -> int:
+    path = folder / "a.gpkg.partial" / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_killed_at_any_time_it_ends_the_same(tmp_path: Path) -> None:
+    path = scene(tmp_path / "m.tif")
+    options = MapOptions(overlap=0.5, keep_background=True)
+    classify_raster(path, ByColour(SPEC, twin=True), outputs(tmp_path / "whole"), options, resources=ONE)
+    rng = random.Random(0)
+    for kill in range(2):
+        run = start(path, tmp_path / "parts")
+        deadline = time.monotonic() + 60
+        while journal_lines(tmp_path / "parts") < 3 + kill and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        assert not any((tmp_path / "parts" / name).exists() for name in ("a.gpkg", "a.tif", "s.tif"))
+    again = classify_raster(path, ByColour(SPEC, twin=True), outputs(tmp_path / "parts"), options, resources=ONE)
+    assert "Went on" in again.notes[-1]
+    same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_second_run_on_one_output_is_refused(tmp_path: Path) -> None:
+    path = scene(tmp_path / "m.tif")
+    first = start(path, tmp_path / "out")
+    while journal_lines(tmp_path / "out") == 0 and first.poll() is None:
+        time.sleep(0.01)
+    with pytest.raises(OutputError, match="Another run is writing"):
+        classify_raster(path, ByColour(SPEC), outputs(tmp_path / "out"), resources=ONE)
+    assert first.wait(timeout=120) == 0
+    assert (tmp_path / "out" / "a.gpkg").exists()
+
+
+def test_many_rasters_each_become_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    paths = [scene(folder / f"{name}.tif", rows=3, seed=seed) for seed, name in enumerate("abc")]
+    formats = OutputFormats(".fgb", class_map=True, scores=True)
+    steps: list[Progress] = []
+    summary = classify_rasters(
+        [folder], ByColour(SPEC), tmp_path / "out", formats, MapOptions(keep_background=True), resources=ONE,
+        progress=steps.append,
+    )  # fmt: skip
+    names = [f"{n}{e}" for n in "abc" for e in (".fgb", "_classes.tif", "_classes.tif.aux.xml", "_scores.tif")]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(names)
+    assert (summary.tiles, sum(summary.counts.values()), len(summary.files)) == (54, 54, 9)
+    assert [step.done for step in steps][-1] == steps[-1].total == 54
+    for path in paths:
+        single = Outputs(class_map=tmp_path / f"{path.stem}.tif")
+        classify_raster(path, ByColour(SPEC), single, resources=ONE)
+        many = tmp_path / "out" / f"{path.stem}_classes.tif"
+        assert many.read_bytes() == (tmp_path / f"{path.stem}.tif").read_bytes()
+
+
+def test_many_rasters_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    paths = [scene(tmp_path / f"{name}.tif", rows=3, seed=seed) for seed, name in enumerate("abc")]
+    model, out = ByColour(SPEC), tmp_path / "out"
+    with pytest.raises(Cancelled):
+        classify_rasters(paths, model, out, resources=ONE, progress=stop_after(40))
+    assert (out / "a.gpkg").exists()
+    assert not (out / "c.gpkg").exists()
+    stamp, before = (out / "a.gpkg").stat().st_mtime_ns, sum(model.calls)
+    summary = classify_rasters(paths, model, out, resources=ONE)
+    assert (out / "a.gpkg").stat().st_mtime_ns == stamp
+    assert sum(model.calls) - before <= 36
+    assert summary.tiles == 54
+    fresh = classify_rasters(paths, ByColour(SPEC), tmp_path / "fresh", resources=ONE)
+    assert (summary.counts, summary.skipped) == (fresh.counts, fresh.skipped)
+    assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "fresh"))
+
+
+def test_a_broken_raster_does_not_stop_the_others(tmp_path: Path) -> None:
+    paths = [scene(tmp_path / f"{name}.tif", rows=3, seed=seed) for seed, name in enumerate("abc")]
+    paths[1].write_bytes(paths[1].read_bytes()[:300])
+    empty = write_raster(tmp_path / "empty.tif", np.zeros((3, 32, 32), np.uint8), nodata=0)
+    with pytest.raises(RasterError, match=r"2 of 4 rasters .* the others are complete.*b\.tif.*empty\.tif"):
+        classify_rasters([*paths, empty], ByColour(SPEC), tmp_path / "out", resources=ONE)
+    assert (tmp_path / "out" / "a.gpkg").exists()
+    assert (tmp_path / "out" / "c.gpkg").exists()
+
+
+def test_an_area_passes_rasters_over(tmp_path: Path) -> None:
+    near = scene(tmp_path / "near.tif", rows=3)
+    far = scene(tmp_path / "far.tif", rows=3, transform=from_origin(600_000, 5_400_000, 2, 2))
+    area = (500_000, 5_399_900, 500_100, 5_400_000)
+    summary = classify_rasters(
+        [near, far], ByColour(SPEC), tmp_path / "out", options=MapOptions(area=area), resources=ONE
+    )
+    assert os.listdir(tmp_path / "out") == ["near.gpkg"]
+    assert 0 < summary.tiles < 18
+
+
+def test_rasters_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    paths = [scene(tmp_path / "a.tif", rows=1), scene(tmp_path / "two" / "a.tif", rows=1)]
+    with pytest.raises(ConfigError, match="Two rasters are called a"):
+        classify_rasters(paths, ByColour(SPEC), tmp_path / "out", resources=ONE)
