@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform_geom
 
+import torchgeo_debias.tiling._warped as warped_module
 import torchgeo_debias.tiling.mosaic as mosaic_module
 from tests.tiling.rasters import UTM, noise, write_raster
 from torchgeo_debias.errors import ConfigError, RasterError
@@ -272,6 +274,30 @@ def test_copies_and_identity(mixed: list[Path]) -> None:
                 np.testing.assert_array_equal(got, expected)
     with MosaicSource(mixed[::-1], bands=[2], nodata=0) as source:
         assert source.identity() != identity
+
+
+def test_threads_with_copies_of_their_own_read_the_same(survey: MosaicSource) -> None:
+    def read(top: int) -> npt.NDArray[Any]:
+        with copy.copy(survey) as source:
+            return source.read(0, top, source.width, 20)[0]
+
+    with copy.copy(survey) as source:
+        image, _ = source.read(0, 0, source.width, 120)
+    with ThreadPoolExecutor(4) as pool:
+        np.testing.assert_array_equal(np.concatenate(list(pool.map(read, range(0, 120, 20))), axis=1), image)
+
+
+def test_kept_blocks_are_bounded(mixed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with MosaicSource(mixed) as source:
+        image, _ = whole(source)
+    monkeypatch.setattr(warped_module, "_CACHE_BYTES", 20_000)
+    monkeypatch.setattr(warped_module, "_BLOCK", 16)
+    with MosaicSource(mixed) as source:
+        small, _ = whole(source)
+        assert source._cache._bytes <= 20_000
+        assert source._cache._bytes == sum(map(warped_module._size, source._cache._blocks.values()))
+        assert 1 < len(source._cache._blocks) < 40
+    assert (small != image).mean() < 0.2  # other blocks, other approximations, but the same picture
 
 
 def test_opens_what_a_window_touches_and_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,3 +161,9 @@ def test_resampled_copies_and_identity(plain: Path) -> None:
 def test_refuses_a_resolution_that_is_none(plain: Path, gsd: float) -> None:
     with pytest.raises(ConfigError, match="positive number of metres"):
         open_source(plain, gsd=gsd)
+
+
+@pytest.mark.parametrize("gsd", [0.0019, 2001, 1e300, 1e-300])
+def test_refuses_a_resolution_that_must_be_a_mistake(plain: Path, gsd: float) -> None:
+    with pytest.raises(ConfigError, match="1000 times that of the raster, 2 m"):
+        open_source(plain, gsd=gsd)

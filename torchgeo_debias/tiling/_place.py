@@ -17,6 +17,7 @@ from rasterio.transform import Affine
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.tiling.grid import Grid
 
+_FARTHEST = 1000
 _DEGREES = rasterio.crs.CRS.from_epsg(4326)
 
 
@@ -114,11 +115,16 @@ def with_gsd(grid: Grid, gsd: float) -> Grid:
         gsd: Metres on the ground, at the centre for a geographic CRS.
 
     Raises:
-        ConfigError: If ``gsd`` is not a positive number.
+        ConfigError: If ``gsd`` is not a positive number, or far from that of the grid.
     """
     if not 0 < gsd < math.inf:
         raise ConfigError(f"The ground sampling distance must be a positive number of metres; received {gsd}.")
     across, down = (gsd / metres for metres in pixel_metres(grid))
+    if not 1 / _FARTHEST <= across <= _FARTHEST:
+        raise ConfigError(
+            f"A ground sampling distance of {gsd:g} m is more than {_FARTHEST} times that of the raster, "
+            f"{gsd / across:.3g} m, or less than a {_FARTHEST}th of it."
+        )
     width, height = max(math.ceil(grid.width / across - 1e-6), 1), max(math.ceil(grid.height / down - 1e-6), 1)
     t = grid.transform
     return Grid(width, height, grid.crs, Affine(t.a * across, 0, t.c, 0, t.e * down, t.f))

@@ -95,8 +95,10 @@ def settle(
         valid = ~bad if valid is None else np.logical_and(valid, ~bad, out=valid)
     if valid is None:
         valid = np.ones(stored.shape[1:], dtype=bool)
-    else:
+    elif stored.dtype.kind == "f":
         np.copyto(stored, 0, where=~valid)
+    elif not valid.all():
+        np.multiply(stored, valid, out=stored)  # ten times as fast, but NaN times 0 is NaN
     return stored.astype(dtype, copy=False), valid
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,9 +28,30 @@ Reader = Callable[[int, int, int, int], Pixels]
 
 _BLOCK = 512
 _SOURCE_PIXELS = 2048  # side of the largest window read for one block
+_MARGIN = 5  # pixels of the raster around those below a block: for the kernel, and for edges that curve
 _CACHE_BYTES = 64 << 20
-_COARSER = 1.1
+_EMPTY_BYTES = 256  # what is kept of a block without data
+_COARSER = 1.1  # below this a linear kernel sees all pixels
 _OPAQUE = 255
+
+
+class BlockCache:
+    """The blocks resampled last, of one raster or of several together."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[Hashable, Pixels | None] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable, make: Callable[[], Pixels | None]) -> Pixels | None:
+        """The block of that key, made now if it is not kept; None for one without data."""
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        block = self._blocks[key] = make()
+        self._bytes += _size(block)
+        while self._bytes > _CACHE_BYTES and len(self._blocks) > 1:
+            self._bytes -= _size(self._blocks.popitem(last=False)[1])
+        return block
 
 
 class Resampler:
@@ -43,7 +65,15 @@ class Resampler:
         block_shape: Rows and columns of a block.
     """
 
-    def __init__(self, read: Reader, frame: Grid, grid: Grid, count: int, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        read: Reader,
+        frame: Grid,
+        grid: Grid,
+        count: int,
+        dtype: np.dtype[Any],
+        cache: BlockCache | None = None,
+    ) -> None:
         """Choose kernel and blocks.
 
         Args:
@@ -52,6 +82,7 @@ class Resampler:
             grid: To be filled; in any CRS.
             count: Bands.
             dtype: Of the pixels.
+            cache: To be shared with others; one of its own where left out.
         """
         self._read, self._frame, self._grid = read, frame, grid
         self._count, self._dtype = count, dtype
@@ -61,9 +92,7 @@ class Resampler:
         self._kernel = Resampling.average if coarsest > _COARSER else Resampling.bilinear
         side = max(min(_BLOCK, int(_SOURCE_PIXELS / coarsest)), 1)
         self.block_shape = (min(side, grid.height), min(side, grid.width))
-        self._blocks: OrderedDict[tuple[int, int], Pixels | None] = OrderedDict()
-        bytes_each = self.block_shape[0] * self.block_shape[1] * (count * dtype.itemsize + 1)
-        self._most_blocks = max(_CACHE_BYTES // bytes_each, 4)
+        self._cache = cache or BlockCache()
 
     def read(self, window: Box) -> Pixels:
         """Pixels (C, h, w) and mask (h, w) of a window inside the grid."""
@@ -74,7 +103,7 @@ class Resampler:
         for row, column in product(
             range(window.row_off // rows, -(-bottom // rows)), range(window.col_off // columns, -(-right // columns))
         ):
-            block = self._block(row, column)
+            block = self._cache.get((self, row, column), partial(self._resample, row, column))
             if block is None:
                 continue
             top, left = row * rows, column * columns
@@ -84,16 +113,6 @@ class Resampler:
             there = _shifted(down, top), _shifted(across, left)
             image[:, *here], valid[here] = block[0][:, *there], block[1][there]
         return image, valid
-
-    def _block(self, row: int, column: int) -> Pixels | None:
-        key = row, column
-        if key in self._blocks:
-            self._blocks.move_to_end(key)
-            return self._blocks[key]
-        block = self._blocks[key] = self._resample(row, column)
-        if len(self._blocks) > self._most_blocks:
-            self._blocks.popitem(last=False)
-        return block
 
     def _resample(self, row: int, column: int) -> Pixels | None:
         rows, columns = self.block_shape
@@ -139,9 +158,8 @@ class Resampler:
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.any():
             return None, False
-        margin = math.ceil(max(self._steps)) + 3
-        left, top = math.floor(x[finite].min()) - margin, math.floor(y[finite].min()) - margin
-        right, bottom = math.ceil(x[finite].max()) + margin, math.ceil(y[finite].max()) + margin
+        left, top = math.floor(x[finite].min()) - _MARGIN, math.floor(y[finite].min()) - _MARGIN
+        right, bottom = math.ceil(x[finite].max()) + _MARGIN, math.ceil(y[finite].max()) + _MARGIN
         inside = Box(max(left, 0), max(top, 0), 0, 0)
         inside = inside._replace(
             width=min(right, self._frame.width) - inside.col_off,
@@ -158,32 +176,38 @@ class Resampler:
         return apply(~self._frame.transform, x, y)
 
     def _source_pixels_per_pixel(self) -> tuple[float, float]:
-        """Length, in pixels of the raster, of the sides of a pixel of the grid, at the centre of the raster."""
-        x, y = apply(self._frame.transform, np.array([self._frame.width / 2]), np.array([self._frame.height / 2]))
+        """Length, in pixels of the raster, of the sides of a pixel of the grid: the median over the raster."""
+        shares = np.linspace(0.1, 0.9, 5)
+        columns, rows = np.meshgrid(shares * self._frame.width, shares * self._frame.height)
+        x, y = apply(self._frame.transform, columns.ravel(), rows.ravel())
         if self._back is not None:
             x, y = self._back.transform(x, y, direction="INVERSE")
-        column, row = (value.item() for value in apply(~self._grid.transform, x, y))
-        ends = self._to_frame(column + np.array([-0.5, 0.5, 0, 0]), row + np.array([0, 0, -0.5, 0.5]))
-        lengths = np.hypot(*(end[1::2] - end[::2] for end in ends))
-        return float(lengths[0]), float(lengths[1])
+        x, y = apply(~self._grid.transform, x, y)
+        lengths = [
+            np.hypot(*np.subtract(self._to_frame(x + across, y + down), self._to_frame(x - across, y - down)))
+            for across, down in ((0.5, 0), (0, 0.5))
+        ]
+        across, down = (float(np.median(length[np.isfinite(length)])) for length in lengths)
+        return across, down
 
 
 class WarpedSource(GridSource):
     """A source read on another grid; see :class:`Resampler`."""
 
-    def __init__(self, source: Source, grid: Grid) -> None:
+    def __init__(self, source: Source, grid: Grid, cache: BlockCache | None = None) -> None:
         """Take over ``source`` and close it in the end.
 
         Args:
             source: What to read.
             grid: Where; in any CRS in which the source has a place.
+            cache: See :class:`Resampler`.
         """
         self._source = source
         self._place(grid)
         self.name, self.dtype = source.name, source.dtype
         self.bands, self.band_names = source.bands, source.band_names
         self.footprints = source.footprints if source.crs == grid.crs else None
-        self._resampler = Resampler(source.read, source.grid, grid, source.count, source.dtype)
+        self._resampler = Resampler(source.read, source.grid, grid, source.count, source.dtype, cache)
         self.block_shape = self._resampler.block_shape
 
     def order_of(self, names: Sequence[str]) -> tuple[int, ...] | None:
@@ -207,6 +231,10 @@ class WarpedSource(GridSource):
 
     def _read_inside(self, window: Box) -> Pixels:
         return self._resampler.read(window)
+
+
+def _size(block: Pixels | None) -> int:
+    return _EMPTY_BYTES if block is None else sum(part.nbytes for part in block)
 
 
 def _shifted(part: slice, start: int) -> slice:

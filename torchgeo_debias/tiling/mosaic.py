@@ -17,7 +17,7 @@ from rasterio.transform import Affine
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.tiling._base import GridSource
 from torchgeo_debias.tiling._place import apply, between, extent, moved, outline
-from torchgeo_debias.tiling._warped import WarpedSource
+from torchgeo_debias.tiling._warped import BlockCache, WarpedSource
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import Box
 from torchgeo_debias.tiling.source import RasterSource, Source
@@ -81,6 +81,7 @@ class MosaicSource(GridSource):
             raise ConfigError("Name at least one raster.")
         self._options = (None if bands is None else tuple(bands), nodata, crs)
         self._handles: OrderedDict[int, Source] = OrderedDict()
+        self._cache = BlockCache()
         self.name = str(paths[0]) if len(paths) == 1 else f"the mosaic of {paths[0]} and {len(paths) - 1} more"
         with RasterSource(paths[0], *self._options) as first:
             base = like or first.grid
@@ -106,7 +107,7 @@ class MosaicSource(GridSource):
             self._handles.popitem()[1].close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": OrderedDict()}
+        return self.__dict__ | {"_handles": OrderedDict(), "_cache": BlockCache()}
 
     def _lay_out(self, base: Grid, parts: list[_Part]) -> None:
         """Extend ``base`` over all parts and count their windows from its new corner."""
@@ -149,10 +150,13 @@ class MosaicSource(GridSource):
                 continue
             place = self._parts[i].window
             pixels, holds = self._open(i).read(left - place.col_off, top - place.row_off, right - left, bottom - top)
-            if holds.all() and holds.shape == valid.shape and missing.all():
+            if not missing.all():
+                np.copyto(image[:, rows, columns], pixels, where=holds & missing)
+                valid[rows, columns] |= holds
+            elif holds.all() and holds.shape == valid.shape:
                 return pixels, holds
-            np.copyto(image[:, rows, columns], pixels, where=holds & missing)
-            valid[rows, columns] |= holds
+            else:
+                image[:, rows, columns], valid[rows, columns] = pixels, holds
         return image, valid
 
     def _open(self, index: int) -> Source:
@@ -164,7 +168,7 @@ class MosaicSource(GridSource):
         part = self._parts[index]
         source: Source = RasterSource(part.path, *self._options)
         if part.grid is not None:
-            source = WarpedSource(source, part.grid)
+            source = WarpedSource(source, part.grid, self._cache)
         self._handles[index] = source
         return source
 

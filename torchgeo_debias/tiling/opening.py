@@ -62,7 +62,8 @@ def open_source(
     try:
         grid = with_gsd(source.grid, gsd)
     except ConfigError:
-        source.close()
+        if source is not rasters:
+            source.close()
         raise
     return source if grid == source.grid else WarpedSource(source, grid)
 
