@@ -135,7 +135,7 @@ def test_all_kinds_of_rasters_hold_data_where_they_lie(mixed: list[Path]) -> Non
         t = source.transform
     assert not valid[~shapely.intersects_xy(covered, x, y)].any()
     # Away from the rim there are two holes only, both partly covered by others.
-    assert 0 < (shapely.intersects_xy(covered.buffer(-6), x, y) & ~valid).sum() < 15 * 14 + 4 * 4
+    assert 0 < (shapely.intersects_xy(covered.buffer(-9), x, y) & ~valid).sum() < 15 * 14 + 4 * 4
     column, row = ~t @ (LEFT + 2 * 32.5, TOP - 2 * 37.5)  # in the middle of the hole in the mask
     assert not valid[int(row), int(column)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,11 @@ def outline(grid: Grid) -> shapely.Polygon:
     return shapely.Polygon(np.transpose(apply(grid.transform, columns, rows)))
 
 
+def widened(footprint: shapely.Polygon, grid: Grid) -> shapely.Polygon:
+    """A footprint with a pixel of the grid around it, as far as resampling to that grid may carry data."""
+    return footprint.buffer(max(grid.transform.a, -grid.transform.e), join_style="mitre")
+
+
 def apply(transform: Affine, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Send points through an affine transform: columns and rows to map coordinates, or back with ``~transform``."""
     t = transform
@@ -144,7 +150,12 @@ def apply(transform: Affine, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[
 
 def between(source: rasterio.crs.CRS, target: rasterio.crs.CRS) -> Transformer:
     """From one CRS to another, x or longitude first; points that have no place there become infinite."""
-    return Transformer.from_crs(CRS.from_wkt(source.to_wkt()), CRS.from_wkt(target.to_wkt()), always_xy=True)
+    return _between(source.to_wkt(), target.to_wkt())
+
+
+@lru_cache(maxsize=256)  # making one costs as much as opening a file; pyproj keeps one for each thread
+def _between(source: str, target: str) -> Transformer:
+    return Transformer.from_crs(CRS.from_wkt(source), CRS.from_wkt(target), always_xy=True)
 
 
 def moved(transform: Affine, column: int, row: int) -> Affine:

@@ -16,7 +16,7 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from torchgeo_debias.tiling._base import GridSource
-from torchgeo_debias.tiling._place import apply, between, moved
+from torchgeo_debias.tiling._place import apply, between, moved, widened
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import Box
 
@@ -206,7 +206,8 @@ class WarpedSource(GridSource):
         self._place(grid)
         self.name, self.dtype = source.name, source.dtype
         self.bands, self.band_names = source.bands, source.band_names
-        self.footprints = source.footprints if source.crs == grid.crs else None
+        if source.footprints is not None and source.crs == grid.crs:
+            self.footprints = [widened(footprint, grid) for footprint in source.footprints]
         self._resampler = Resampler(source.read, source.grid, grid, source.count, source.dtype, cache)
         self.block_shape = self._resampler.block_shape
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import rasterio
 import shapely
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.tiling._base import GridSource
-from torchgeo_debias.tiling._place import apply, between, extent, moved, outline
+from torchgeo_debias.tiling._place import apply, between, extent, moved, outline, widened
 from torchgeo_debias.tiling._warped import BlockCache, WarpedSource
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import Box
@@ -83,11 +84,11 @@ class MosaicSource(GridSource):
         self._handles: OrderedDict[int, Source] = OrderedDict()
         self._cache = BlockCache()
         self.name = str(paths[0]) if len(paths) == 1 else f"the mosaic of {paths[0]} and {len(paths) - 1} more"
-        with RasterSource(paths[0], *self._options) as first:
+        with _env(), RasterSource(paths[0], *self._options) as first:
             base = like or first.grid
             parts = [_part(first, base)]
         for path in paths[1:]:
-            with RasterSource(path, *self._options) as source:
+            with _env(), RasterSource(path, *self._options) as source:
                 _check_alike(source, first)
                 parts.append(_part(source, base))
         self.dtype, self.bands, self.band_names = first.dtype, first.bands, first.band_names
@@ -166,11 +167,17 @@ class MosaicSource(GridSource):
         if len(self._handles) >= _OPEN_AT_MOST:
             self._handles.popitem(last=False)[1].close()
         part = self._parts[index]
-        source: Source = RasterSource(part.path, *self._options)
+        with _env():
+            source: Source = RasterSource(part.path, *self._options)
         if part.grid is not None:
             source = WarpedSource(source, part.grid, self._cache)
         self._handles[index] = source
         return source
+
+
+def _env() -> rasterio.Env:
+    # GDAL would list the whole folder for each raster in it, only to see whether there is a world file or a mask.
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
 
 
 def _part(source: RasterSource, base: Grid) -> _Part:
@@ -191,7 +198,7 @@ def _part(source: RasterSource, base: Grid) -> _Part:
     window = Box(left, top, max(right - left, 1), max(bottom - top, 1))
     t = moved(base.transform, left, top)
     own = Grid(window.width, window.height, base.crs, Affine(t.a, 0, t.c - turn, 0, t.e, t.f))
-    return _Part(source.path, footprint.buffer(margin * max(t.a, -t.e)), window, own, source.identity())
+    return _Part(source.path, widened(footprint, own), window, own, source.identity())
 
 
 def _on_pixels(grid: Grid, base: Grid, turn: float) -> Box | None:

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from torchgeo_debias.errors import RasterError
 from torchgeo_debias.tiling._base import GridSource, Turn
-from torchgeo_debias.tiling._place import extent, outline, place_crs, upright
+from torchgeo_debias.tiling._place import extent, outline, place_crs, upright, widened
 from torchgeo_debias.tiling._validity import KEPT_DTYPES, Nodata, kept_dtype, settle
 from torchgeo_debias.tiling._warped import Resampler
 from torchgeo_debias.tiling.grid import Grid
@@ -154,8 +154,8 @@ class RasterSource(GridSource):
         except BaseException:
             self._dataset.close()
             raise
-        declared = [self._dataset.nodatavals[i - 1] for i in self.bands]
-        self._nodata = Nodata.of(declared, nodata)
+        declared = self._dataset.nodatavals
+        self._nodata = Nodata.of([declared[i - 1] for i in self.bands], nodata)
         self.block_shape = self._dataset.block_shapes[self.bands[0] - 1]
         self._turn: Turn | None = None
         self._straightened: Resampler | None = None
@@ -164,7 +164,7 @@ class RasterSource(GridSource):
             self._place(upright(frame))
             self._straightened = Resampler(self._read_stored, frame, self.grid, self.count, self.dtype)
             self.block_shape = self._straightened.block_shape
-            self.footprints = [outline(frame)]
+            self.footprints = [widened(outline(frame), self.grid)]
         elif t.a < 0 or t.e > 0:
             self._turn = Turn(frame)
             self._place(self._turn.grid)
@@ -225,10 +225,12 @@ class RasterSource(GridSource):
         self.band_names = tuple(names[i - 1] for i in chosen)
         # GDAL takes the near infrared of many four-band files for alpha; who names that band wants its values.
         self._alpha = [i for i in alpha if i not in chosen]
-        dtypes = [dataset.dtypes[i - 1] for i in chosen]
+        stored = dataset.dtypes
+        dtypes = [stored[i - 1] for i in chosen]
         self._stored_dtype, self._one_dtype = np.result_type(*dtypes), len(set(dtypes)) == 1
         self.dtype = kept_dtype(self.name, self._stored_dtype)
-        flags = [set(dataset.mask_flag_enums[i - 1]) for i in chosen]
+        masks = dataset.mask_flag_enums
+        flags = [set(masks[i - 1]) for i in chosen]
         own_kinds = ({MaskFlags.all_valid}, {MaskFlags.nodata})
         self._has_mask_band = any(f not in own_kinds and MaskFlags.alpha not in f for f in flags)
 
