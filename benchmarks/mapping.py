@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+import torch
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
@@ -32,6 +33,7 @@ from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.windows import cut_square
 from torchgeo_debias.inference.classifier import PackagePredictor
+from torchgeo_debias.inference.mapping import Outputs, Resources
 from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
 from torchgeo_debias.inference.rasters import classify_raster
 from torchgeo_debias.tiling.source import RasterSource
@@ -50,6 +52,12 @@ class Instant:
     def __init__(self, chip: int) -> None:
         self.spec = ChipSpec(chip, WINDOW)
         self._answers = np.random.default_rng(0).dirichlet(np.ones(CLASSES), 4096).astype(np.float32)
+
+    twin = False
+    identity = "instant"
+
+    def use_threads(self, n: int) -> None:
+        pass
 
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
         return Prediction(self._answers[: len(images)])
@@ -90,12 +98,12 @@ def windows(path: Path) -> Iterator[npt.NDArray[Any]]:
 
 def engine(path: Path, folder: Path, repeats: int) -> dict[str, Any]:
     seen = Summing(WINDOW)
-    classify_raster([path], seen, folder / "sum.gpkg")
+    classify_raster(path, seen, Outputs(folder / "sum.gpkg"), resources=Resources(64, 1, 1))
     assert seen.total == sum(int(pixels.sum(dtype=np.int64)) for pixels in windows(path))
 
     def mapped(model: ChipPredictor) -> Times:
-        out = folder / "engine.gpkg"
-        return timed(lambda: classify_raster([path], model, out, map_path=folder / "engine.tif"))
+        outputs = Outputs(folder / "engine.gpkg", folder / "engine.tif")
+        return timed(lambda: classify_raster(path, model, outputs, resources=Resources(64, 1, 1)))
 
     def plain() -> Times:
         return timed(lambda: sum(1 for _ in windows(path)))
@@ -117,7 +125,9 @@ def with_model(path: Path, folder: Path, repeats: int, tiles: int) -> dict[str, 
     images, valid = np.stack([pixels for pixels, _ in cut]), np.stack([mask for _, mask in cut])
 
     def mapped() -> Times:
-        return timed(lambda: classify_raster([path], predictor, folder / "m.gpkg", map_path=folder / "m.tif"))
+        outputs = Outputs(folder / "m.gpkg", folder / "m.tif")
+        resources = Resources(64, 1, torch.get_num_threads())
+        return timed(lambda: classify_raster(path, predictor, outputs, resources=resources))
 
     def alone() -> Times:
         return timed(lambda: [predictor.predict(images[i : i + 64], valid[i : i + 64]) for i in range(0, tiles, 64)])

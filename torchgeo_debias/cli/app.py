@@ -178,7 +178,7 @@ def classify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Map rasters tile by tile; the same command goes on with a run that was stopped."""
+    """Map rasters tile by tile; run it again to go on where it stopped."""
     from torchgeo_debias.cli.mapping import map_options, output_formats, outputs, resources
     from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
 
@@ -325,7 +325,7 @@ def main() -> None:
         if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
             raise KeyboardInterrupt
     except (Cancelled, KeyboardInterrupt, typer.Abort):
-        show.error("Stopped; nothing was left half-written. The same command goes on where it can.")
+        show.error("Stopped; nothing was left half-written.")
         sys.exit(_INTERRUPTED)
     except DebiasError as error:
         show.error(str(error))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import geopandas as gpd
@@ -34,8 +35,9 @@ def classify_features(
     predictor: ChipPredictor,
     out: Path,
     *,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     nodata: float | None = None,
+    crs: str | None = None,
     batch_size: int = 64,
     progress: ProgressCallback = silent,
 ) -> ClassifySummary:
@@ -55,8 +57,9 @@ def classify_features(
         layer: Points need a model whose chips have a fixed window.
         predictor: The model.
         out: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``; see :func:`~torchgeo_debias.tiling.layers.write_layer`.
-        bands: Bands to read, counted from 1, in the model's order; all but alpha where left out.
+        bands: Bands to read, counted from 1 or by name, in the model's order; all but alpha where left out.
         nodata: Takes the place of the rasters' own nodata value.
+        crs: Stands in for rasters that have none.
         batch_size: Chips in memory, and in one call of the model.
         progress: Told about each batch; may cancel.
 
@@ -71,14 +74,15 @@ def classify_features(
         raise ConfigError("Name at least one raster to classify.")
     check_job([*paths, layer], [out], batch_size)
     check_layer_path(out)
+    sources = [partial(RasterSource, path, bands, nodata, crs) for path in paths]
     extents = []
-    for path in paths:
-        with RasterSource(path, bands, nodata) as source:
+    for opened in sources:
+        with opened() as source:
             check_source(source, predictor)
-            extents.append(f"{path} {extent(source.bounds, source.crs)}")
+            extents.append(f"{source.path} {extent(source.bounds, source.crs)}")
     frame = _free_names(read_layer(layer).reset_index(drop=True))
 
-    prediction = _predict(paths, frame.geometry, predictor, bands, nodata, batch_size, progress)
+    prediction = _predict(sources, frame.geometry, predictor, batch_size, progress)
     ids, _ = best(prediction.probabilities)
     if (ids < 0).all():
         raise LabelError(
@@ -100,11 +104,9 @@ def classify_features(
 
 
 def _predict(
-    paths: list[Path],
+    sources: Sequence[Callable[[], RasterSource]],
     geometries: gpd.GeoSeries,
     predictor: ChipPredictor,
-    bands: Sequence[int] | None,
-    nodata: float | None,
     batch_size: int,
     progress: ProgressCallback,
 ) -> Prediction:
@@ -113,8 +115,8 @@ def _predict(
     probabilities = np.full(shape, np.nan, dtype=np.float32)
     raw: npt.NDArray[np.float32] | None = None
     progress(Progress("classify", 0, len(geometries)))
-    for path in paths:
-        with RasterSource(path, bands, nodata) as source:
+    for opened in sources:
+        with opened() as source:
             here = geometries.to_crs(source.crs)
             items = np.flatnonzero(_centred_in(here, source) & np.isnan(probabilities[:, 0]))
             # Neighbours one after the other, so that a block of the file serves several of them.
