@@ -15,9 +15,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -32,10 +34,8 @@ SUFFIX = ".partial"
 FORMAT = "torchgeo-debias journal"
 VERSION = 1
 
-_JOURNAL, _LOCK, _PART = "journal.jsonl", "lock", ".npz"
-
-_WHOLE = -1
-"""Stands for all bands of a raster."""
+_JOURNAL, _LOCK = "journal.jsonl", "lock"
+_OURS = re.compile(rf"{re.escape(_JOURNAL)}|{_LOCK}|\d+-\d{{6,}}\.npz")
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Journal:
         self.folder = self._output.with_name(f"{self._output.name}{SUFFIX}")
         self._run = json.loads(json.dumps(run))
         self._done: dict[Key, dict[str, Any]] = {}
+        self._facts: dict[int, dict[str, Any]] = {}
         self._settings: dict[str, Any] | None = None
         self._finished = False
         try:
@@ -101,7 +102,7 @@ class Journal:
         Raises:
             OutputError: If the disk takes no more.
         """
-        name = f"{key.raster}-{key.band:06d}{_PART}"
+        name = f"{key.raster}-{key.band:06d}.npz"
         data = pack(part)
         try:
             with open(self.folder / name, "wb") as file:
@@ -128,18 +129,16 @@ class Journal:
         """
         self._append({"raster": raster, "finished": dict(facts)})
         self.discard(raster)
-        self._done[Key(raster, _WHOLE)] = dict(facts)
+        self._facts[raster] = dict(facts)
 
     def finished(self, raster: int) -> dict[str, Any] | None:
         """The facts given to :meth:`finish`, perhaps by an earlier attempt; None where it was not called."""
-        return self._done.get(Key(raster, _WHOLE))
+        return self._facts.get(raster)
 
     def discard(self, raster: int) -> None:
         """Drop the bands of one raster."""
         for key in [key for key in self._done if key.raster == raster]:
-            entry = self._done.pop(key)
-            if key.band != _WHOLE:
-                (self.folder / entry["file"]).unlink(missing_ok=True)
+            (self.folder / self._done.pop(key)["file"]).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Leave nothing behind when the context ends."""
@@ -151,10 +150,17 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if self._finished or not self._done:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # a full disk takes the rest no better now, and that was said when it was written
+            self._file.close()
+        if self._finished or not (self._done or self._facts):
+            with suppress(OSError):
+                self._clear()
+                # The lock goes last and while it is held, so that whoever comes next makes a new one. Where open files
+                # cannot be removed, it removes its own on release.
+                (self.folder / _LOCK).unlink()
         self._lock.release()
+        with suppress(OSError):  # not empty
+            self.folder.rmdir()
 
     def _begin(self) -> None:
         path = self.folder / _JOURNAL
@@ -185,7 +191,7 @@ class Journal:
 
     def _is_ours(self) -> bool:
         return self.folder.is_dir() and all(
-            item.name in (_JOURNAL, _LOCK) or item.suffix == _PART for item in self.folder.iterdir()
+            _OURS.fullmatch(item.name) and item.is_file() for item in self.folder.iterdir()
         )
 
     def _read(self, path: Path) -> int:
@@ -217,7 +223,7 @@ class Journal:
             self._settings = entry["settings"]
         elif "finished" in entry:
             self._done = {key: value for key, value in self._done.items() if key.raster != entry["raster"]}
-            self._done[Key(entry["raster"], _WHOLE)] = entry["finished"]
+            self._facts[entry["raster"]] = entry["finished"]
         else:
             part = self.folder / entry["file"]
             # A file can be missing or short after a loss of power even where the journal is not.
@@ -225,7 +231,7 @@ class Journal:
                 self._done[Key(entry["raster"], entry["band"])] = entry
 
     def _clear(self) -> None:
-        self._done, self._settings = {}, None
+        self._done, self._facts, self._settings = {}, {}, None
         for item in self.folder.iterdir():
             if item.name != _LOCK:
                 item.unlink()

@@ -30,14 +30,14 @@ def pack(part: Mapping[str, npt.NDArray[Any]]) -> bytes:
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, array in part.items():
         if array.dtype.kind == "u" and array.nbytes > _LARGE:
-            packed = _codec().compress(np.ascontiguousarray(array).data.cast("B"), asbytes=True)
+            packed = _codec().compress(np.ascontiguousarray(array).reshape(-1).view(np.uint8), asbytes=True)
             arrays[f"{_PACKED}{array.dtype.str}:{','.join(map(str, array.shape))}:{name}"] = np.frombuffer(
                 packed, np.uint8
             )
         else:
             arrays[name] = array
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for options
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
