@@ -1,0 +1,1 @@
+"""The tiling engine beside its peers: one command, one table, and no comparison of unequal outputs."""
