@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.data.chips import Chips, ChipSpec, resize
     from torchgeo_debias.data.folders import centre_crop, read_folder
     from torchgeo_debias.data.geo_samplers import ClassBalancedGeoSampler, InBoundsGridGeoSampler
+    from torchgeo_debias.data.geo_sources import source_of
     from torchgeo_debias.data.layers import chips_from_layer, cut_chips, read_layer
     from torchgeo_debias.data.longtail import long_tail, long_tail_counts
     from torchgeo_debias.data.normalise import Normalisation
@@ -37,6 +38,7 @@ __all__ = [
     "read_folder",
     "read_layer",
     "resize",
+    "source_of",
     "split_by_source",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "chips": ("ChipSpec", "Chips", "resize"),
     "folders": ("centre_crop", "read_folder"),
     "geo_samplers": ("ClassBalancedGeoSampler", "InBoundsGridGeoSampler"),
+    "geo_sources": ("source_of",),
     "layers": ("chips_from_layer", "cut_chips", "read_layer"),
     "longtail": ("long_tail", "long_tail_counts"),
     "normalise": ("Normalisation",),
