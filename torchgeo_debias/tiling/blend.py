@@ -14,6 +14,9 @@ from torchgeo_debias.tiling.plan import Axis, Tile
 PERCENT_NODATA = 255
 """Stands in a map of scores where there is none."""
 
+_ROUNDING = 1e-6
+"""By so much the weights on a pixel may miss a sum of 1: even scores at the threshold stay together."""
+
 
 def blend_weights(axis: Axis, tile: int) -> npt.NDArray[np.float32]:
     """How much each pixel of one tile counts along one axis; those of all tiles on a pixel sum to 1.
@@ -71,7 +74,6 @@ class PixelMerger:
         self._overlap = plan.rows.window - plan.rows.step
         self._below = np.zeros((classes, self._overlap, plan.columns.length), dtype=np.float32)
         self._right = np.zeros((classes, plan.rows.window, self._overlap), dtype=np.float32)
-        self._weights: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
         self._with_scores = with_scores
         self._rows: dict[str, npt.NDArray[Any]] = {}
         self._column = -1
@@ -89,7 +91,8 @@ class PixelMerger:
             return
         (scores,) = answer
         if self._overlap:
-            scores = scores * self._weight(tile)
+            down, across = blend_weights(self._plan.rows, tile.row), blend_weights(self._plan.columns, tile.column)
+            scores = scores * np.outer(down, across)
             scores[:, :, : self._overlap] += self._right
             self._right = scores[:, :, self._plan.columns.step :].copy()
             settled = scores[:, :, : tile.own.width]
@@ -99,7 +102,7 @@ class PixelMerger:
         else:
             settled = scores[:, :, : tile.own.width]
         ids, best = _best(settled[:, : tile.own.height], self._dtype)
-        valid = own if self._min_score <= 0 else own & (best >= self._min_score)
+        valid = own if self._min_score <= 0 else own & (best >= self._min_score - _ROUNDING)
         self._rows["ids"][:, place] = np.where(valid, ids, self._nodata)
         if self._with_scores:
             percent = np.rint(best * 100).clip(0, 100).astype(np.uint8)
@@ -132,22 +135,6 @@ class PixelMerger:
             right = sum(self._plan.columns.own(end - 1))
             self._below[:, :, left:right] = 0
             self._right[:] = 0
-
-    def _weight(self, tile: Tile) -> npt.NDArray[np.float32]:
-        reach = self._plan.halo
-        # Tiles away from the rim all have the same weights.
-        down = _alike(tile.row, self._plan.rows.tiles, reach)
-        across = _alike(tile.column, self._plan.columns.tiles, reach)
-        if (down, across) not in self._weights:
-            self._weights[down, across] = np.outer(
-                blend_weights(self._plan.rows, down), blend_weights(self._plan.columns, across)
-            )
-        return self._weights[down, across]
-
-
-def _alike(tile: int, tiles: int, reach: int) -> int:
-    """The first tile with the same neighbours within reach."""
-    return tile if tile < reach or tile >= tiles - reach else reach
 
 
 def _best(scores: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:

@@ -217,10 +217,11 @@ class _Pipeline:
     def __init__(self, source: Source, task: Task, settings: Settings, columns: int) -> None:
         self._task = task
         self._columns = columns
-        self._stack = ExitStack()
         # A file in strips as wide as itself would be decoded by every reader.
         readers = 1 if source.block_shape[1] >= source.width else settings.readers
-        self._sources = [self._stack.enter_context(closing(copy.copy(source))) for _ in range(readers)]
+        with ExitStack() as stack:
+            self._sources = [stack.enter_context(closing(copy.copy(source))) for _ in range(readers)]
+            self._stack = stack.pop_all()
         self._readers = [ThreadPoolExecutor(1, thread_name_prefix="read") for _ in self._sources]
         self._models = ThreadPoolExecutor(settings.workers, thread_name_prefix="model")
         self._ahead = settings.workers + readers
