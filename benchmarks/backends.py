@@ -2,7 +2,8 @@
 
 Chips/s of DINOv2 ViT-S/14 at 112 and 224 pixels for torch, ONNX Runtime and OpenVINO in each of their precisions, with
 one thread and with two. All run in turn, repeat after repeat, so that each sees about the same foreign load; of the
-ratios to torch in float32, that of processor time hardly feels it.
+ratios to torch in float32, that of processor time with one thread hardly feels it. With two threads it does: those of
+torch wait for each other in a busy loop, for as long as others hold a core.
 
 Run::
 
@@ -15,6 +16,7 @@ The weights of the head, which cost nothing, are fitted to noise. With ``--data`
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,7 +124,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=4, help="in one repeat")
     options = parser.parse_args()
     load = ForeignLoad()
-    figures: dict[str, Any] = {"batch": BATCH, "repeats": options.repeats}
+    engines = {name: version(name) for name in ("onnxruntime", "openvino")}
+    figures: dict[str, Any] = {"engines": engines, "batch": BATCH, "repeats": options.repeats}
     if options.data is not None:
         figures["agreement at 112 px"] = agreement(options.data, 112)
     for size in options.sizes:

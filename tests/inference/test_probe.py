@@ -78,13 +78,13 @@ def test_a_larger_batch_where_calls_are_dear() -> None:
     assert tune(model, cores=2, seconds=0.8) == Tuning(32, 1, 2)
 
 
-def test_the_modest_way_where_all_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {(8, 1, 2): 100.0, (8, 2, 1): 104.0, (32, 1, 2): 103.0, (32, 2, 1): 104.5}
+def test_small_batches_on_single_threads_where_all_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {(8, 1, 2): 104.0, (8, 2, 1): 100.0, (32, 1, 2): 103.0, (32, 2, 1): 104.5}
     monkeypatch.setattr(probe, "_rate", lambda model, way, seconds: rates[way])
     model = Sleepy(lambda batch, threads, busy: 0)
-    assert tune(model, cores=2) == (8, 1, 2)
-    rates[8, 2, 1] = 106.0
     assert tune(model, cores=2) == (8, 2, 1)
+    rates[8, 1, 2] = 106.0
+    assert tune(model, cores=2) == (8, 1, 2)
     rates[32, 1, 2] = 120.0
     assert tune(model, cores=2) == (32, 1, 2)
 

@@ -46,9 +46,9 @@ def tune(
 ) -> Tuning:
     """Try a few ways to feed a model on random chips and choose the one that gets through most chips per second.
 
-    On a CPU two batch sizes are tried, each with one call at a time on all cores, with one call on each core, and on
+    On a CPU two batch sizes are tried, each with one call on each core, with one call at a time on all cores, and on
     eight cores and more with something between; of ways that are alike (5 %) the one with the smaller batch and fewer
-    workers is chosen. On a GPU one worker sends batches that double for as long as each is a tenth faster than the
+    threads is chosen. On a GPU one worker sends batches that double for as long as each is a tenth faster than the
     one before and memory lasts. The choice may differ from run to run; it changes what the model answers by rounding.
     The predictor is left with the number of threads chosen.
 
@@ -82,13 +82,17 @@ def _ways(
     workers: int | None,
     threads: int | None,
 ) -> list[Tuning]:
-    """Those worth a trial, the most modest first."""
+    """Those worth a trial, the preferred ones first.
+
+    Calls on one core each come before one call on all: its threads wait for the slowest of them, so that a reader or
+    another program on one core holds them all up, which a probe without readers does not show.
+    """
     large = _power_of_two(max(_CPU_PIXELS // _side(predictor) ** 2, 1), 64)
     batches = [batch_size] if batch_size else [max(large // 4, 1), large]
     if workers or threads:
         splits = [(workers or max(cores // cast(int, threads), 1), threads or max(cores // cast(int, workers), 1))]
     else:
-        splits = [(1, cores), *([(cores // 4, 4)] if cores >= 8 else []), (cores, 1)]
+        splits = [(cores, 1), *([(cores // 4, 4)] if cores >= 8 else []), (1, cores)]
     return list(dict.fromkeys(Tuning(batch, *split) for batch in batches for split in splits))
 
 
@@ -100,7 +104,7 @@ def _fastest(predictor: ChipPredictor | PixelPredictor, ways: list[Tuning], seco
     # Engines are made anew where the number of threads changes: seldom, then.
     for way in sorted(ways, key=lambda way: way.threads != ways[0].threads):
         # A call that takes longer than all trials may is not tried: large batches of slow models gain nothing.
-        if not rates or way.batch_size * way.workers / max(rates.values()) < seconds:
+        if not rates or way.batch_size / max(rate / done.workers for done, rate in rates.items()) < seconds:
             rates[way] = _rate(predictor, way, share)
     best = max(rates.values())
     return next(way for way in ways if rates.get(way, 0) * _ALIKE >= best)
