@@ -164,7 +164,7 @@ class _Encoder:
         self.geometry = str(first.active_geometry_name)
         self.crs = CRS.from_epsg(4326) if driver == "GeoJSON" else crs
         self._texts: list[str] = []
-        self._texts = [name for name, column in self._attributes(first).items() if _is_mixed(column)]
+        self._texts = [str(name) for name, column in self._attributes(first).items() if _is_mixed(column)]
         self._given = pa.Schema.from_pandas(self._attributes(first), preserve_index=False)
         kept = self._given if driver is None else pa.schema([_ogr_field(field) for field in self._given])
         wkb = {
@@ -179,7 +179,8 @@ class _Encoder:
     def batches(self, frames: Iterable[gpd.GeoDataFrame]) -> Iterator[pa.RecordBatch]:
         for frame in frames:
             for start in range(0, len(frame), _BATCH_ROWS):
-                yield from self._encode(frame.iloc[start : start + _BATCH_ROWS]).to_batches()
+                # Columns of joined parts come in a chunk a part, of which each would become a batch.
+                yield from self._encode(frame.iloc[start : start + _BATCH_ROWS]).combine_chunks().to_batches()
 
     def _encode(self, frame: gpd.GeoDataFrame) -> pa.Table:
         try:
@@ -215,15 +216,16 @@ class _Encoder:
         return geometries
 
     def _count(self, geometries: npt.NDArray[np.object_]) -> None:
-        self.rows += len(geometries)
         located = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
+        self.rows += len(geometries)
         self.located += len(located)
         for deep in (False, True):
             ids = shapely.get_type_id(located[shapely.has_z(located) == deep])
             self.kinds |= {_KINDS[i] + " Z" * deep for i in np.unique(ids)}
-        left, bottom, right, top = shapely.total_bounds(located)
-        self.bounds[:2] = np.fmin(self.bounds[:2], (left, bottom))
-        self.bounds[2:] = np.fmax(self.bounds[2:], (right, top))
+        if len(located):
+            left, bottom, right, top = shapely.total_bounds(located)
+            self.bounds[:2] = np.fmin(self.bounds[:2], (left, bottom))
+            self.bounds[2:] = np.fmax(self.bounds[2:], (right, top))
 
 
 def _is_mixed(column: pd.Series) -> bool:
@@ -302,11 +304,20 @@ def _is_complete(file: Path, encoder: _Encoder, driver: str) -> bool:
         index = f"rtree_{file.stem}_geom_rowid"
         return (count_rows(file, file.stem), count_rows(file, index)) == (encoder.rows, encoder.located)
     if driver == "FlatGeobuf":
-        found = pyogrio.read_info(file)["features"]
-        return found == encoder.rows and (not found or len(pyogrio.read_dataframe(file, skip_features=found - 1)) == 1)
+        return _read_last_number(file) == encoder.rows
     with file.open("rb") as lines:
         features, end = 0, [b"", b""]
         for line in lines:
             features += line.startswith(b'{ "type": "Feature", ')
             end = [end[1], line]
     return features == encoder.rows and [line.strip() for line in end] == [b"]", b"}"]
+
+
+def _read_last_number(flatgeobuf: Path) -> int | None:
+    """How many features the header tells of, if the last of them can be read; so the file has its full length."""
+    found: int = pyogrio.read_info(flatgeobuf, force_feature_count=True)["features"]
+    try:
+        last = pyogrio.read_dataframe(flatgeobuf, skip_features=max(found - 1, 0))
+    except (RuntimeError, ValueError):
+        return None
+    return found if len(last) == min(found, 1) else None

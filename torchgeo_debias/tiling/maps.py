@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.env import get_gdal_config
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -30,6 +31,9 @@ SCORE_NODATA = 255
 
 Strip = tuple[int, npt.NDArray[np.integer[Any]]]
 """First row, and pixels of shape (rows, width of the raster)."""
+
+# rasterio lets errors of GDAL's copying through as they are, unnamed ones as SystemError.
+_WRITE_ERRORS = (RasterioError, CPLE_BaseError, SystemError)
 
 _BLOCK = 512
 _CACHE_BYTES = 64_000_000
@@ -120,7 +124,7 @@ def _companion(path: Path) -> Path:
 
 def _staging(path: Path) -> Staging:
     check_map_path(path)
-    return Staging(Path(path), (RasterioError,))
+    return Staging(Path(path), _WRITE_ERRORS)
 
 
 def _write_cog(
@@ -132,8 +136,8 @@ def _write_cog(
     dress: Callable[[Any], None],
     overviews: str,
 ) -> None:
-    # GDAL makes a COG only out of a complete raster, so the pixels are first gathered in an ordinary one, which is
-    # compressed just enough to be small; see benchmarks/results for what that costs.
+    # GDAL makes a COG only out of a complete raster, so the pixels are first gathered in an ordinary one, compressed
+    # in the fastest way.
     gathered = staging.folder / "gathered.tif.tmp"
     checksum = 0
     with _small_cache():
@@ -163,7 +167,7 @@ def _rows_of_blocks(
     buffer = np.empty((min(_BLOCK, grid.height), grid.width), dtype=dtype)
     row = 0
     for top, strip in strips:
-        if top != row or strip.shape[1] != grid.width:
+        if top != row or strip.shape[1] != grid.width or row + len(strip) > grid.height:
             raise ValueError(f"A strip of {strip.shape} at row {top} does not follow on row {row} of {grid}.")
         taken = 0
         while taken < len(strip):

@@ -123,7 +123,7 @@ class Staging:
             raise self._failed(error) from error
 
     def _failed(self, error: BaseException) -> OutputError:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = " ".join(str(error).split()).rstrip(".").replace(str(self.file), self.file.name)
         return OutputError(f"Writing {self._path} failed, is the disk full? Nothing was left behind ({reason}).")
 
 
