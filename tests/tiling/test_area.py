@@ -191,9 +191,9 @@ def test_layers_in_another_crs(crs: str) -> None:
 
 
 def test_straight_edges_become_curves_in_another_crs() -> None:
-    # Along a parallel 10 degrees wide, the straight line of UTM lies 24 km off.
-    grid = Grid(WIDTH, HEIGHT, CRS.from_string(UTM), from_origin(500_000, 5_000_000, 2000, 2000))
-    north = gpd.GeoDataFrame(geometry=[shapely.box(4, 44.9, 14, 60)], crs=4326)
+    # Over the 800 km of this raster, a parallel bends by 12 km.
+    grid = Grid(WIDTH, HEIGHT, CRS.from_string(UTM), from_origin(100_000, 5_030_000, 20_000, 2_000))
+    north = gpd.GeoDataFrame(geometry=[shapely.box(-10, 44.9, 30, 60)], crs=4326)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     eastings, northings = apply(grid.transform, columns.ravel(), rows.ravel())
     centres = gpd.GeoSeries(gpd.points_from_xy(eastings, northings), crs=UTM).to_crs(4326)

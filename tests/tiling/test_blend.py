@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from torchgeo_debias.tiling.area import Area, Wanted
@@ -32,7 +32,7 @@ def axes(draw: st.DrawFn) -> Axis:
 
 
 def dense(axis: Axis) -> npt.NDArray[np.float64]:
-    """Weights of all tiles on all pixels of an axis, (tiles, length), from the definition of the ramp."""
+    """Weights of all tiles on all pixels of an axis, (tiles, length), as ramps over the overlap alone."""
     overlap = axis.window - axis.step
     weights = np.zeros((axis.tiles, axis.length))
     for tile, pixel in np.ndindex(weights.shape):
@@ -180,6 +180,7 @@ def test_rims_and_corners(height: int, width: int, window: int, overlap: float) 
 
 
 @settings(max_examples=50)
+@example(height=1, width=10, window=9, overlap=0.5, winner=0, score=0.999, strict=True)
 @given(
     height=st.integers(1, 40), width=st.integers(1, 40), window=st.integers(1, 14), overlap=st.floats(0, 0.9),
     winner=st.integers(0, 2), score=st.sampled_from([0.4, 0.5, 0.7, 0.999, 1.0]), strict=st.booleans(),
@@ -213,6 +214,31 @@ def test_neighbours_do_not_feel_tiles_that_are_left_out(overlap: float) -> None:
     ):
         for name, nodata in (("ids", NODATA), ("percent", PERCENT_NODATA)):
             np.testing.assert_array_equal(found[name], np.where(kept, full[name], nodata))
+
+
+@settings(max_examples=40)
+@given(overlap=st.sampled_from([0.3, 0.5, 0.8]), seed=st.integers(0, 999), skipped=st.booleans())
+def test_no_tile_speaks_for_pixels_that_it_does_not_see(overlap: float, seed: int, skipped: bool) -> None:
+    # Footprints that are a hair too small leave tiles out on which there are valid pixels.
+    plan = TilePlan.of(22, 21, 6, overlap)
+    rng = np.random.default_rng(seed)
+    merger = PixelMerger(Wanted(plan, Area()), len(plan), np.uint16, 65535, 0.0, False)
+    sees = np.zeros((len(plan), 21, 22), bool)
+    parts = []
+    for row in range(plan.rows.tiles):
+        for tile in plan.row(row):
+            own = np.ones((tile.own.height, tile.own.width), bool)
+            if rng.random() < 0.6:
+                sees[tile.id][window_of(tile)] = True
+                says = np.zeros((len(plan), 6, 6), np.float32)
+                says[tile.id] = 1
+                merger.add(tile, own, (says,))
+            elif not skipped:
+                merger.add(tile, ~own, None)
+        parts.append(merger.settle(row)["ids"])
+    ids = np.concatenate(parts)
+    rows, columns = np.nonzero(ids != 65535)
+    assert sees[ids[rows, columns], rows, columns].all()
 
 
 def test_low_scores_are_left_out_in_both_maps() -> None:

@@ -21,9 +21,9 @@ _ROUNDING = 1e-6
 def blend_weights(axis: Axis, tile: int) -> npt.NDArray[np.float32]:
     """How much each pixel of one tile counts along one axis; those of all tiles on a pixel sum to 1.
 
-    A ramp over the overlap, from 1/(n + 1) to n/(n + 1) for n pixels, divided by the sum over the tiles that reach
-    the pixel. So a tile's weight is positive up to its last pixel, and 1 where no other tile looks: at the rim of
-    the raster too.
+    A ramp from both ends of the tile to its middle, divided by the sum over the tiles that reach the pixel: over an
+    overlap of n pixels, up to half a tile, from 1/(n + 1) to n/(n + 1). So a tile's weight is positive up to its last
+    pixel, and 1 where no other tile looks: at the rim of the raster too.
 
     Args:
         axis: Of the plan.
@@ -32,9 +32,8 @@ def blend_weights(axis: Axis, tile: int) -> npt.NDArray[np.float32]:
     Returns:
         (window,), each in (0, 1].
     """
-    overlap = axis.window - axis.step
     places = np.arange(axis.window)
-    ramp = np.minimum(np.minimum(places + 1, axis.window - places) / (overlap + 1), 1.0)
+    ramp = np.minimum(places + 1, axis.window - places)
     total = np.zeros(axis.window)
     reach = -(-axis.window // axis.step) - 1
     for other in range(max(tile - reach, 0), min(tile + reach, axis.tiles - 1) + 1):
