@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +223,45 @@ def test_classify_for_people(run: Run, tiny_scene: Scene, tiny_model: Path, tiny
     assert result.err == ""
     assert [line.split()[0] for line in result.out.splitlines()] == [*tiny.COUNTS, "256"]
     assert str(out) in result.out
+
+
+def test_classify_many_rasters_in_an_area_by_points(
+    run: Run, tiny_scene: Scene, tiny_model: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif"):
+        shutil.copy(tiny_scene.raster, folder / name)
+    options = (*map_options(tiny_model, tiny_weights), "--bands", "red,green,blue", "--shape", "points")
+    with rasterio.open(tiny_scene.raster) as source:
+        left, bottom, right, top = source.bounds
+    area = f"{left},{(bottom + top) / 2},{right},{top}"
+    means = ("--area", area, "--write", "layer,scores", "--format", "fgb", "--workers", "1", "--threads", "1")
+    found = run("classify", folder, "--out-dir", out, *options, *means, "--batch-size", "8", "--json").json
+    names = ["a.fgb", "a_scores.tif", "b.fgb", "b_scores.tif"]
+    assert found["files"] == [str(out / name) for name in names]
+    assert tiny.listing(out) == names
+    assert found["tiles"] == 256
+    made = gpd.read_file(out / "b.fgb")
+    assert len(made) == 128
+    assert set(made.geom_type) == {"Point"}
+
+
+def test_export_and_classify_without_torch(
+    run: Run, tiny_scene: Scene, tiny_model: Path, tiny_images: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "exported.tgd"
+    means = ("--model", tiny_model, "--weights", tiny_weights, "--out", model, "--quiet")
+    agreement = run("export", *means, "--json").json["agreement"]
+    assert agreement["of"]["onnx 32"]["same_class"] == 1
+    maps = {}
+    for backend in ("torch", "onnx", "openvino"):
+        out = tmp_path / f"{backend}.tif"
+        options = ("--weights", tiny_weights, "--precision", "32", "--backend", backend, "--quiet")
+        maps[backend] = run("classify", tiny_scene.raster, "--map", out, "--model", model, *options, "--json").json
+    # Rounding may turn a tile that is on the border of two classes.
+    for counts in (maps["onnx"]["counts"], maps["openvino"]["counts"]):
+        assert sum(abs(counts[name] - count) for name, count in maps["torch"]["counts"].items()) <= 4
 
 
 @pytest.mark.parametrize("kind", ["polygons", "points"])

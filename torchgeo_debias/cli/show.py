@@ -118,8 +118,11 @@ def summary(result: ClassifySummary, machine: bool) -> None:
 
 def agreement(exports: dict[str, Any]) -> None:
     """How far the backends of an export agree with torch."""
-    for entry in exports["agreement"]:
-        line("  ".join(f"{name} {value}" for name, value in entry.items()))
+    found = exports["agreement"]
+    line(f"agreement with {found['with']} on {found['chips']} chips ({found['source']})")
+    for name, entry in found["of"].items():
+        mean, most = entry["mean_difference"], entry["max_difference"]
+        line(f"  {name:<16}{entry['same_class']:>8.1%} same class, probabilities {mean:.1e} apart, at most {most:.1e}")
 
 
 def package(model: ModelPackage) -> None:

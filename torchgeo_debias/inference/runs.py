@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 
 from torchgeo_debias.errors import ConfigError, LabelError, RasterError
 from torchgeo_debias.files import make_folder
+from torchgeo_debias.inference.backends import cores
 from torchgeo_debias.inference.mapping import MapJob, MapOptions, OutputFormats, Outputs, Resources, Tally, run_map
 from torchgeo_debias.inference.predictor import ChipPredictor, PixelPredictor
 from torchgeo_debias.inference.probe import tune
@@ -189,15 +189,17 @@ def _settings(
     def choose() -> Mapping[str, int]:
         asked = {name: getattr(resources, name) for name in ("batch_size", "workers", "threads")}
         if tiles < _WORTH_A_PROBE or None not in asked.values():
-            return {name: asked[name] or default for name, default in _defaults(job).items()}
+            return {name: asked[name] or default for name, default in _defaults(predictor, job).items()}
         return tune(predictor, **asked)._asdict()
 
     return Settings(**journal.settings(choose), readers=resources.readers)
 
 
-def _defaults(job: MapJob) -> dict[str, int]:
+def _defaults(predictor: ChipPredictor | PixelPredictor, job: MapJob) -> dict[str, int]:
     pixels = job.task.size**2
-    return {"batch_size": min(max(_BATCH_PIXELS // pixels, 1), 64), "workers": 1, "threads": os.cpu_count() or 1}
+    # One core a call: threads of one call wait for the slowest of them, and so for whatever else the machine does.
+    workers = cores() if getattr(predictor, "place", "cpu") == "cpu" else 1
+    return {"batch_size": min(max(_BATCH_PIXELS // pixels, 1), 64), "workers": workers, "threads": 1}
 
 
 def _resumed(journal: Journal) -> list[str]:
