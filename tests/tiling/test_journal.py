@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.tiling.disks import disk_of, small_disk
 from torchgeo_debias.errors import Cancelled, OutputError
 from torchgeo_debias.tiling.journal import SUFFIX, Journal, Key, require_space
 from torchgeo_debias.tiling.parts import Part
@@ -310,21 +311,9 @@ def test_a_folder_without_permission(begun: Path) -> None:
         assert bands(journal) == [0, 1, 2]
 
 
-@contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    """No file of this process grows beyond ``size``: a write stops half-way with an error, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_no_room_for_a_part(begun: Path) -> None:
     large = {"scores": np.random.default_rng(0).random(2000)}
-    with Journal(begun, RUN) as journal, file_limit(8_000):
+    with Journal(begun, RUN) as journal, disk_of(8_000):
         with pytest.raises(OutputError, match=r"tiles.gpkg failed .*what is finished is kept: make room"):
             journal.add(Key(0, 3), large)
     with Journal(begun, RUN) as journal:
@@ -341,8 +330,8 @@ def test_no_room_for_a_line(output: Path, room: int, lasting: bool) -> None:
     with Journal(output, run) as journal:
         journal.add(Key(0, 0), part(0))
     size = (folder_of(output) / "journal.jsonl").stat().st_size
-    with file_limit(size + room) if lasting else nullcontext(), Journal(output, run) as journal:
-        with pytest.raises(OutputError, match="make room"), file_limit(size + room):
+    with disk_of(size + room) if lasting else nullcontext(), Journal(output, run) as journal:
+        with pytest.raises(OutputError, match="make room"), disk_of(size + room):
             journal.add(Key(0, 1), part(1))
     with Journal(output, run) as journal:
         done = bands(journal)
@@ -368,19 +357,13 @@ def test_an_error_of_the_disk_itself(begun: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 128 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 128 * 1024) as folder:
+        yield folder
 
 
-def test_a_full_disk(small_disk: Path) -> None:
-    output = small_disk / "tiles.gpkg"
+def test_a_full_disk(disk: Path) -> None:
+    output = disk / "tiles.gpkg"
 
     def fill(journal: Journal) -> None:
         for band in range(1, 99):
@@ -388,7 +371,7 @@ def test_a_full_disk(small_disk: Path) -> None:
 
     with Journal(output, RUN) as journal:
         journal.add(Key(0, 0), part(0))
-        (small_disk / "other").write_bytes(bytes(100 * 1024))
+        (disk / "other").write_bytes(bytes(100 * 1024))
         with pytest.raises(OutputError, match=r"No space left on device.*make room"):
             fill(journal)
     with Journal(output, RUN) as journal:
@@ -396,7 +379,7 @@ def test_a_full_disk(small_disk: Path) -> None:
         assert bands(journal) == [*range(count)]
         with pytest.raises(OutputError, match="No space left on device"):
             journal.settings(lambda: {"long": "x" * 9000})
-    (small_disk / "other").unlink()
+    (disk / "other").unlink()
     with Journal(output, RUN) as journal:
         assert bands(journal) == [*range(count)]
         assert count > 1
@@ -404,16 +387,16 @@ def test_a_full_disk(small_disk: Path) -> None:
     with Journal(output, RUN) as journal:
         assert bands(journal) == [*range(count + 1)]
         journal.remove()
-    assert list(small_disk.iterdir()) == []
+    assert list(disk.iterdir()) == []
 
 
-def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
-    with suppress(OSError), open(small_disk / "other", "wb") as file:
+def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
+    with suppress(OSError), open(disk / "other", "wb") as file:
         file.write(bytes(200 * 1024))
     with pytest.raises(OutputError, match="No space left on device"):
-        Journal(small_disk / "tiles.gpkg", RUN)
-    (small_disk / "other").unlink()
-    with Journal(small_disk / "tiles.gpkg", RUN) as journal:
+        Journal(disk / "tiles.gpkg", RUN)
+    (disk / "other").unlink()
+    with Journal(disk / "tiles.gpkg", RUN) as journal:
         journal.add(Key(0, 0), part(0))
         assert bands(journal) == [0]
 
