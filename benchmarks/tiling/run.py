@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS, ForeignLoad, machine
-from benchmarks.tiling import models, rasters
+from benchmarks.tiling import models, rasters, suppression
 from benchmarks.tiling.grids import Unequal
 from benchmarks.tiling.harness import Failed, Runner
 from benchmarks.tiling.kills import kills
@@ -74,6 +74,11 @@ class Bench:
         raster = rasters.make("tiled", self.data, self.side or 4096)
         return kills(self.runner.python, raster, self.model("heavy"), self.runner.scratch)
 
+    def suppression(self) -> dict[str, Any]:
+        scenes = [scene._replace(size=scene.size // (100 if self.side else 1)) for scene in suppression.SCENES]
+        folder = self.runner.scratch
+        return {scene.name: suppression.compare(self.runner.python, scene, folder, self.repeats) for scene in scenes}
+
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "light": lambda bench: bench.speed("tiled", "light"),
@@ -82,6 +87,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "memory": Bench.memory,
     "blending": Bench.blending,
     "kills": Bench.kills,
+    "suppression": Bench.suppression,
 }
 
 

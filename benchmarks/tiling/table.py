@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.tiling import suppression
+
 META = ("date", "foreign_load_cores", "repeats")
+HEAD = """| section | contender | wall s (quartiles) | cpu s | peak above imports MB | against ours |
+|---|---|---:|---:|---:|---:|"""
 
 
 def table(results: dict[str, Any]) -> str:
     """The figures of :mod:`benchmarks.tiling.run` for people; above 1 beside a peer: how much slower it is."""
-    lines = ["", "| section | contender | wall s (quartiles) | cpu s | peak above imports MB | against ours |"]
-    lines.append("|---|---|---:|---:|---:|---:|")
-    for name, figures in results.items():
-        for row in _rows(name, {key: value for key, value in figures.items() if key not in META}):
-            lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+    bare = {name: {k: v for k, v in figures.items() if k not in META} for name, figures in results.items()}
+    boxes = bare.pop("suppression", None)
+    rows = [f"| {' | '.join(row)} |" for name, figures in bare.items() for row in _rows(name, figures)]
+    tables = ["\n".join([HEAD, *rows])] if rows else []
+    return "\n\n".join(["", *tables, *([suppression.table(boxes)] if boxes else [])])
 
 
 def _rows(name: str, figures: dict[str, Any]) -> Iterator[list[str]]:
