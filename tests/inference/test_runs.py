@@ -76,7 +76,7 @@ def test_a_cancelled_run_goes_on_and_ends_the_same(tmp_path: Path, overlap: floa
     assert steps[-1].done == whole.tiles
 
 
-@pytest.mark.parametrize("change", ["option", "model", "raster", "output"])
+@pytest.mark.parametrize("change", ["option", "model", "raster", "output", "batch"])
 def test_a_changed_run_starts_afresh_and_says_so(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
     path = scene(tmp_path / "m.tif")
     model, options, results = ByColour(SPEC), MapOptions(), outputs(tmp_path / "out")
@@ -88,12 +88,14 @@ def test_a_changed_run_starts_afresh_and_says_so(tmp_path: Path, change: str, ca
         model = ByColour(SPEC, sure=0.8)
     elif change == "raster":
         os.utime(path, ns=(1, 1))
-    else:
+    elif change == "output":
         results = Outputs(results.layer, results.class_map, None)
-    summary = classify_raster(path, model, results, options, resources=ONE)
+    means = Resources(6, 1, 1) if change == "batch" else ONE
+    summary = classify_raster(path, model, results, options, resources=means)
     assert not any("Went on" in note for note in summary.notes)
-    wanted = {"option": "min-score", "model": "model", "raster": "rasters", "output": "results"}[change]
-    assert f"other settings ({wanted}): starting afresh" in caplog.text
+    wanted = {"option": "min-score", "model": "model", "output": "results", "batch": "batch-size"}.get(change)
+    words = "m.tif has changed" if wanted is None else f"other settings ({wanted})"
+    assert f"{words}: starting" in caplog.text
 
 
 def test_a_tile_that_fails_in_the_middle_of_the_file_keeps_what_was_done(tmp_path: Path) -> None:
@@ -233,6 +235,20 @@ def test_a_broken_raster_does_not_stop_the_others(tmp_path: Path) -> None:
         classify_rasters([*paths, empty], ByColour(SPEC), tmp_path / "out", resources=ONE)
     assert (tmp_path / "out" / "a.gpkg").exists()
     assert (tmp_path / "out" / "c.gpkg").exists()
+
+
+def test_a_mended_raster_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    paths = [scene(tmp_path / f"{name}.tif", rows=3, seed=seed) for seed, name in enumerate("abc")]
+    good = paths[1].read_bytes()
+    paths[1].write_bytes(good[:300])
+    model, out = ByColour(SPEC), tmp_path / "out"
+    with pytest.raises(RasterError, match="1 of 3 rasters"):
+        classify_rasters(paths, model, out, resources=ONE)
+    assert sum(model.calls) == 36
+    paths[1].write_bytes(good)
+    summary = classify_rasters(paths, model, out, resources=ONE)
+    assert sum(model.calls) == summary.tiles == sum(summary.counts.values()) == 54
+    assert sorted(os.listdir(out)) == ["a.gpkg", "b.gpkg", "c.gpkg"]
 
 
 def test_an_area_passes_rasters_over(tmp_path: Path) -> None:

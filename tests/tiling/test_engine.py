@@ -86,7 +86,7 @@ def compute(
 ) -> Parts:
     task = task or FakeTask(wanted.plan.rows.window)
     return {
-        band.index: part for band, part in compute_bands(cast(Source, source), wanted, task, bands, spread, tell)
+        band.number: part for band, part in compute_bands(cast(Source, source), wanted, task, bands, spread, tell)
     }  # fmt: skip
 
 
@@ -151,12 +151,12 @@ def test_a_band_is_the_same_whatever_was_computed_before(
     assert sum(told) == len(expected)
     for band in bands:
         tiles = {tile for tile in expected if tile.row in band.rows}
-        assert whole[band.index][COUNTS].tolist() == [[len(tiles), len(tiles & empty)]]
+        assert whole[band.number][COUNTS].tolist() == [[len(tiles), len(tiles & empty)]]
 
     some = [band for band in bands if data.draw(st.booleans())]
     told.clear()
     found = compute(source, wanted, some, Settings(batch, workers=2, readers=2), told.append)
-    check(found, {band.index: whole[band.index] for band in some})
+    check(found, {band.number: whole[band.number] for band in some})
     assert sum(told) == sum(int(part[COUNTS][0, 0]) for part in found.values())
 
 

@@ -64,7 +64,7 @@ def test_bands_hold_every_row_of_tiles_once(
 ) -> None:
     plan = TilePlan.of(width, height, window, overlap)
     bands = plan.bands(block, batch)
-    assert [band.index for band in bands] == list(range(len(bands)))
+    assert [band.number for band in bands] == list(range(len(bands)))
     assert [row for band in bands for row in band.rows] == list(range(plan.rows.tiles))
     assert [band.top for band in bands] == [0, *[band.bottom for band in bands[:-1]]]
     assert bands[-1].bottom == height

@@ -252,7 +252,7 @@ def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engi
         OutputError: If a file cannot be written.
     """
     bands = job.wanted.plan.bands(job.source.block_shape[0], settings.batch_size)
-    todo = [band for band in bands if Key(raster, band.index) not in journal]
+    todo = [band for band in bands if Key(raster, band.number) not in journal]
     require_space(job.outputs.paths[0].parent, _space(job), job.outputs.paths[0])
     before = sum(int(part[COUNTS][0, 0]) for part in journal.parts(raster, [COUNTS]))
     if before:
@@ -263,7 +263,7 @@ def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engi
             for band, part in results:
                 if waiting is not None:
                     waiting.result()
-                waiting = writer.submit(journal.add, Key(raster, band.index), part)
+                waiting = writer.submit(journal.add, Key(raster, band.number), part)
         if waiting is not None:
             waiting.result()
     seen = skipped = 0

@@ -65,11 +65,12 @@ def run_one(
         if not len(job.wanted):
             raise LabelError(f"The area asked for does not meet {source.name}; check the CRS and the place of both.")
         made = {"shape": outputs.shape, "layer": outputs.layer is not None, "map": outputs.class_map is not None}
-        run = _describe(predictor, options, [source.identity()], made | {"scores": outputs.scores is not None})
+        run = _describe(predictor, options, made | {"scores": outputs.scores is not None})
         with Journal(outputs.paths[0], run) as journal:
             tally = Tally(len(job.wanted), len(job.table.names), progress)
             settings = _settings(journal, predictor, job, resources, tally.total)
-            run_map(job, journal, 0, settings, resources.engine, tally)
+            raster = journal.begin(source.name, source.identity())
+            run_map(job, journal, raster, settings, resources.engine, tally)
             journal.remove()
     return _summary(predictor, tally, outputs.paths, (*job.notes, *_resumed(journal)))
 
@@ -102,36 +103,34 @@ def run_many(
 
     failures: list[str] = []
     tiles: dict[int, int] = {}
-    identities: list[Any] = []
     for number, (path, outputs) in enumerate(zip(paths, results, strict=True)):
         try:
             with _opened(path, options, gsd) as source:
-                identities.append(source.identity())
                 tiles[number] = len(make_job(source, outputs).wanted)
         except RasterError as error:
-            identities.append(None)
             failures.append(str(error))
 
-    with Journal(out_dir / _BATCH_JOURNAL, _describe(predictor, options, identities, asdict(formats))) as journal:
+    with Journal(out_dir / _BATCH_JOURNAL, _describe(predictor, options, asdict(formats))) as journal:
         tally = Tally(sum(tiles.values()), len(predictor.table.names), progress)
         files: list[Path] = []
         notes: dict[str, None] = {}
         for number in [number for number, count in tiles.items() if count]:
             outputs = results[number]
-            if (facts := journal.finished(number)) and all(path.exists() for path in outputs.paths):
-                tally.take(facts)
-            else:
-                with _opened(paths[number], options, gsd) as source:
-                    job = make_job(source, outputs)
-                    settings = _settings(journal, predictor, job, resources, tally.total)
+            with _opened(paths[number], options, gsd) as source:
+                job = make_job(source, outputs)
+                settings = _settings(journal, predictor, job, resources, tally.total)
+                raster = journal.begin(stems[number], source.identity())
+                if (facts := journal.finished(raster)) and all(path.exists() for path in outputs.paths):
+                    tally.take(facts)
+                else:
                     before = tally.facts()
                     try:
-                        run_map(job, journal, number, settings, resources.engine, tally)
+                        run_map(job, journal, raster, settings, resources.engine, tally)
                     except RasterError as error:
                         failures.append(str(error))
                         continue
-                    notes |= dict.fromkeys(job.notes)
-                journal.finish(number, tally.facts(before))
+                    journal.finish(raster, tally.facts(before))
+            notes |= dict.fromkeys(job.notes)
             files += outputs.paths
         if not failures:
             journal.remove()
@@ -160,15 +159,11 @@ def _files(rasters: Rasters) -> list[Path]:
 
 
 def _describe(
-    predictor: ChipPredictor | PixelPredictor,
-    options: MapOptions,
-    identities: Sequence[Any],
-    outputs: Mapping[str, Any],
+    predictor: ChipPredictor | PixelPredictor, options: MapOptions, outputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that the result of a run hangs on, for its journal."""
     return {
         "version": version("torchgeo-debias"),
-        "rasters": identities,
         "model": predictor.identity,
         "overlap": options.overlap,
         "min-score": options.min_score,
@@ -184,15 +179,18 @@ def _describe(
 def _settings(
     journal: Journal, predictor: ChipPredictor | PixelPredictor, job: MapJob, resources: Resources, tiles: int
 ) -> Settings:
-    """Those of an earlier attempt, else as asked for or found out now."""
+    """Those asked for, else those of an earlier attempt, else found out now."""
+    asked = {name: getattr(resources, name) for name in ("batch_size", "workers", "threads")}
 
     def choose() -> Mapping[str, int]:
-        asked = {name: getattr(resources, name) for name in ("batch_size", "workers", "threads")}
         if tiles < _WORTH_A_PROBE or None not in asked.values():
             return {name: asked[name] or default for name, default in _defaults(predictor, job).items()}
         return tune(predictor, **asked)._asdict()
 
-    return Settings(**journal.settings(choose), readers=resources.readers)
+    # Bands are cut for one batch size; the others differ by rounding.
+    chosen = journal.settings(choose, {"batch_size": resources.batch_size})
+    chosen |= {name: value for name, value in asked.items() if value is not None}
+    return Settings(**chosen, readers=resources.readers)
 
 
 def _defaults(predictor: ChipPredictor | PixelPredictor, job: MapJob) -> dict[str, int]:

@@ -144,7 +144,7 @@ def _runs(bands: Sequence[Band]) -> Iterator[list[Band]]:
     """Bands that follow one another without a gap."""
     run: list[Band] = []
     for band in bands:
-        if run and band.index != run[-1].index + 1:
+        if run and band.number != run[-1].number + 1:
             yield run
             run = []
         run.append(band)

@@ -12,6 +12,7 @@ either true or ends in half a line, which is dropped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -63,8 +64,8 @@ class Journal:
 
         Args:
             output: The file or folder that the run will write.
-            run: Everything the result hangs on, as plain JSON: inputs, model, options. An attempt with another
-                content is of no use: it is dropped, and the log says which entries differ.
+            run: Everything but the rasters that the results hang on, as plain JSON: model, options. An attempt with
+                another content is of no use: it is dropped, and the log says which entries differ.
 
         Raises:
             OutputError: If another process writes the same output, the folder is something else, or it cannot be
@@ -76,6 +77,8 @@ class Journal:
         self._done: dict[Key, dict[str, Any]] = {}
         self._facts: dict[int, dict[str, Any]] = {}
         self._settings: dict[str, Any] | None = None
+        self._rasters: dict[str, tuple[int, str]] = {}
+        self._begun = 0
         self._finished = False
         try:
             self._begin()
@@ -83,15 +86,48 @@ class Journal:
             raise self._failed(error) from error
         self.resumed = len(self._done)
 
-    def settings(self, choose: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def begin(self, name: str, identity: Mapping[str, Any]) -> int:
+        """Announce a raster; what an earlier attempt did with another one of that name is dropped.
+
+        Args:
+            name: Of the raster within the run.
+            identity: What its results hang on, as plain JSON.
+
+        Returns:
+            The number of the raster in :class:`Key`.
+        """
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        known, before = self._rasters.get(name, (None, None))
+        if known is not None and before == digest:
+            return known
+        number = self._begun
+        self._append({"raster": number, "begin": name, "identity": digest})
+        if known is not None:
+            _log.warning("%s has changed: starting it afresh.", name)
+            self.resumed -= sum(key.raster == known for key in self._done)
+            self.discard(known)
+        self._rasters[name], self._begun = (number, digest), number + 1
+        return number
+
+    def settings(
+        self, choose: Callable[[], Mapping[str, Any]], asked: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Settings that were found out at the first attempt, such as the batch size; ``choose`` is called only then.
 
         Rounding may depend on them, so later attempts keep them.
+
+        Args:
+            choose: Finds them out.
+            asked: Those without which an earlier attempt is of no use; None is no wish.
         """
+        known = self._settings or {}
+        odd = [name for name, value in (asked or {}).items() if known and value not in (None, known.get(name))]
+        if odd:
+            self._afresh(odd)
         if self._settings is None:
             self._settings = dict(choose())
             self._append({"settings": self._settings})
-        return self._settings
+        return dict(self._settings)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._done
@@ -124,7 +160,7 @@ class Journal:
         """Note that the results of one raster stand under their final names, and drop its bands.
 
         Args:
-            raster: Position in the run.
+            raster: As :meth:`begin` said.
             facts: To be remembered of it, plain JSON.
         """
         self._append({"raster": raster, "finished": dict(facts)})
@@ -158,6 +194,8 @@ class Journal:
                 # The lock goes last and while it is held, so that whoever comes next makes a new one. Where open files
                 # cannot be removed, it removes its own on release.
                 (self.folder / _LOCK).unlink()
+        else:
+            _log.warning("What is finished waits in %s: run the same again to go on.", self.folder)
         self._lock.release()
         with suppress(OSError):  # not empty
             self.folder.rmdir()
@@ -179,15 +217,31 @@ class Journal:
             ) from error
         try:
             length = self._read(path)
-            if length == 0:
-                self._clear()
-            self._file = open(path, "ab")
-            self._file.truncate(length)
-            if length == 0:
-                self._append({"format": FORMAT, "version": VERSION, "run": self._run})
+            self._open(length)
         except BaseException:
             self._lock.release()
             raise
+
+    def _open(self, length: int) -> None:
+        if length == 0:
+            self._clear()
+        self._file = open(self.folder / _JOURNAL, "ab")
+        self._file.truncate(length)
+        if length == 0:
+            self._append({"format": FORMAT, "version": VERSION, "run": self._run})
+
+    def _afresh(self, odd: Sequence[str]) -> None:
+        self._say_afresh(odd)
+        self._file.close()
+        try:
+            self._open(0)
+        except OSError as error:
+            raise self._failed(error) from error
+        self.resumed = 0
+
+    def _say_afresh(self, odd: Sequence[str]) -> None:
+        names = ", ".join(name.replace("_", "-") for name in odd)
+        _log.warning("%s was begun with other settings (%s): starting afresh.", self._output, names)
 
     def _is_ours(self) -> bool:
         return self.folder.is_dir() and all(
@@ -207,11 +261,7 @@ class Journal:
                 if (entry.get("format"), entry.get("version")) != (FORMAT, VERSION):
                     return 0
                 if entry["run"] != self._run:
-                    _log.warning(
-                        "%s was begun with other settings (%s): starting afresh.",
-                        self._output,
-                        ", ".join(_differences(entry["run"], self._run)),
-                    )
+                    self._say_afresh(_differences(entry["run"], self._run))
                     return 0
             else:
                 self._take(entry)
@@ -221,6 +271,11 @@ class Journal:
     def _take(self, entry: dict[str, Any]) -> None:
         if "settings" in entry:
             self._settings = entry["settings"]
+        elif "begin" in entry:
+            known, _ = self._rasters.get(entry["begin"], (None, None))
+            self._done = {key: value for key, value in self._done.items() if key.raster != known}
+            self._rasters[entry["begin"]] = (entry["raster"], entry["identity"])
+            self._begun = entry["raster"] + 1
         elif "finished" in entry:
             self._done = {key: value for key, value in self._done.items() if key.raster != entry["raster"]}
             self._facts[entry["raster"]] = entry["finished"]
@@ -231,7 +286,7 @@ class Journal:
                 self._done[Key(entry["raster"], entry["band"])] = entry
 
     def _clear(self) -> None:
-        self._done, self._facts, self._settings = {}, {}, None
+        self._done, self._facts, self._settings, self._rasters, self._begun = {}, {}, None, {}, 0
         for item in self.folder.iterdir():
             if item.name != _LOCK:
                 item.unlink()

@@ -49,13 +49,13 @@ class Band(NamedTuple):
     """A run of rows of tiles, the unit of work and of what a journal remembers.
 
     Attributes:
-        index: Position from the top, counted from 0.
+        number: Position from the top, counted from 0.
         rows: The rows of tiles.
         top: First row of pixels that is theirs alone.
         bottom: The row of pixels below the last of them.
     """
 
-    index: int
+    number: int
     rows: range
     top: int
     bottom: int
@@ -187,9 +187,13 @@ class TilePlan:
             wanted: Which cells of a row of cells are wanted, (columns of cells,).
         """
         below = np.logical_or.reduce([wanted(cell) for cell, _ in self.rows.shares(row)])
-        ends = [self.columns.shares(column)[-1].cell + 1 for column in range(self.columns.tiles)]
         before = np.concatenate([[0], np.cumsum(below)])
-        return np.flatnonzero(before[ends] > before[: self.columns.tiles])
+        return np.flatnonzero(before[self._cell_ends] > before[: self.columns.tiles])
+
+    @cached_property
+    def _cell_ends(self) -> npt.NDArray[np.int64]:
+        """Behind the last cell that each column of tiles covers."""
+        return np.array([self.columns.shares(column)[-1].cell + 1 for column in range(self.columns.tiles)])
 
     def bands(self, block_rows: int, batch_size: int) -> list[Band]:
         """Cut the rows of tiles into bands: what is read, computed and written down as one.
@@ -212,8 +216,8 @@ class TilePlan:
         ]
         edges = [*starts, self.rows.tiles]
         return [
-            Band(index, range(first, end), self.rows.own(first)[0], sum(self.rows.own(end - 1)))
-            for index, (first, end) in enumerate(pairwise(edges))
+            Band(number, range(first, end), self.rows.own(first)[0], sum(self.rows.own(end - 1)))
+            for number, (first, end) in enumerate(pairwise(edges))
         ]
 
     def group(self, batch_size: int) -> int:
