@@ -85,9 +85,9 @@ def write_layer(
     - ``.geojson``: GeoJSON after RFC 7946, which knows only longitude and latitude: **geometry is reprojected to
       EPSG:4326**.
 
-    Parts may be of any length; some twenty thousand features are in memory at a time, and the bounds of all where a
-    format has an index of them. An existing file is replaced only when the new one is complete; after an error, one
-    raised by ``parts`` included, nothing is left behind.
+    Parts may be of any length; some twenty thousand features are in memory at a time, besides what GDAL keeps of every
+    feature for a spatial index: about 70 bytes for GeoPackage and 250 for FlatGeobuf. An existing file is replaced only
+    when the new one is complete; after an error, one raised by ``parts`` included, nothing is left behind.
 
     GeoParquet keeps every type that Arrow has. In the other formats lists and structures become JSON, times with a
     zone become UTC, and durations become text.
@@ -316,8 +316,10 @@ def _is_complete(file: Path, encoder: _Encoder, driver: str) -> bool:
 def _read_last_number(flatgeobuf: Path) -> int | None:
     """How many features the header tells of, if the last of them can be read; so the file has its full length."""
     found: int = pyogrio.read_info(flatgeobuf, force_feature_count=True)["features"]
+    if not found:
+        return 0
     try:
-        last = pyogrio.read_dataframe(flatgeobuf, skip_features=max(found - 1, 0))
+        last = pyogrio.read_dataframe(flatgeobuf, fids=[found - 1])
     except (RuntimeError, ValueError):
         return None
-    return found if len(last) == min(found, 1) else None
+    return found if len(last) == 1 else None

@@ -36,7 +36,7 @@ Strip = tuple[int, npt.NDArray[np.integer[Any]]]
 _WRITE_ERRORS = (RasterioError, CPLE_BaseError, SystemError)
 
 _BLOCK = 512
-_CACHE_BYTES = 64_000_000
+_CACHE_BYTES = 16_000_000
 
 
 def check_map_path(path: Path) -> None:
