@@ -28,6 +28,7 @@ from torchgeo_debias.tiling.maps import check_map_path, class_map_dtype, write_c
 from torchgeo_debias.tiling.parts import Part
 from torchgeo_debias.tiling.regions import regions
 from torchgeo_debias.tiling.source import Source
+from torchgeo_debias.tiling.staging import clear_leftovers
 
 Shape = Literal["tiles", "points", "regions"]
 """Features of a layer: squares of the grid, their centres, or the areas of one class in the map."""
@@ -251,6 +252,8 @@ def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engi
         RasterError: If the raster is broken or holds no data.
         OutputError: If a file cannot be written.
     """
+    for path in job.outputs.paths:
+        clear_leftovers(path)  # of an attempt that was killed while it wrote
     bands = job.wanted.plan.bands(job.source.block_shape[0], settings.batch_size)
     todo = [band for band in bands if Key(raster, band.number) not in journal]
     require_space(job.outputs.paths[0].parent, _space(job), job.outputs.paths[0])

@@ -1,1 +1,1 @@
-"""Windows over rasters of any size: reading (`source`), planning (`plan`) and writing (`sink`), without torch."""
+"""Rasters of any size without torch: sources, plans of tiles, the engine with its journal, and files that come out."""
