@@ -37,37 +37,37 @@ def kills(python: Path, raster: Path, model: Path, scratch: Path, count: int = 2
     expected = _digest(undisturbed / "map.tif"), _features(undisturbed / "areas.gpkg")
 
     rng = random.Random(seed)
-    killed = completed = resumed = 0
+    completed = resumed = strays = 0
     kept: list[int] = []
-    while killed < count or _unfinished(disturbed) or not completed:
+    while len(kept) < count or not completed or _unfinished(disturbed):
+        resumed += _bands(disturbed) > 0
         process = _start(python, raster, model, disturbed)
         try:
-            process.wait(rng.uniform(0, 0.9 * seconds) if killed < count else None)
+            process.wait(rng.uniform(0, 0.9 * seconds) if len(kept) < count else None)
+            _finish(process)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            killed += 1
             kept.append(_bands(disturbed))
-            print(f"  kill {killed}: {kept[-1]} bands kept, {completed} runs completed so far", flush=True)
-            # A name may stand only for a complete file.
-            for path in (disturbed / "map.tif", disturbed / "areas.gpkg"):
-                if path.exists():
-                    _compare(path, expected)
-            continue
-        resumed += any("went on" in note.lower() for note in _finish(process)["facts"]["notes"])
-        completed += 1
-        for path in (disturbed / "map.tif", disturbed / "areas.gpkg"):
+            print(f"  kill {len(kept)}: {kept[-1]} bands kept, {completed} completions so far", flush=True)
+        # A name may stand only for a complete file, also while the other one is missing.
+        found = [path for path in (disturbed / "map.tif", disturbed / "areas.gpkg") if path.exists()]
+        for path in found:
             _compare(path, expected)
-        if killed < count:
-            for path in disturbed.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if len(found) == 2 and not _unfinished(disturbed):  # it may have been killed on its way out, all work done
+            completed += 1
+            strays += len(list(disturbed.iterdir())) - len(list(undisturbed.iterdir()))
+            if len(kept) < count:
+                shutil.rmtree(disturbed)
+                disturbed.mkdir()
     return {
         "raster": raster.name,
         "model": model.stem,
         "undisturbed_s": round(seconds, 2),
-        "kills": killed,
+        "kills": len(kept),
         "completed": completed,
-        "of_these_resumed": resumed,
+        "resumed": resumed,
+        "files_left_behind": strays,
         "bands_kept_at_each_kill": kept,
         "equal": True,
     }

@@ -38,11 +38,11 @@ def _rows(name: str, figures: dict[str, Any]) -> Iterator[list[str]]:
     elif name == "kills":
         yield [
             name,
-            f"{figures['kills']} SIGKILLs, {figures['completed']} completions",
+            f"{figures['kills']} SIGKILLs, {figures['completed']} completions, {figures['resumed']} resumptions",
             f"{figures['undisturbed_s']}",
             "",
             "",
-            "equal",
+            f"equal; {figures['files_left_behind']} files left behind",
         ]
     else:
         for threads, case in figures.items():
