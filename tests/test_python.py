@@ -10,6 +10,7 @@ import pytest
 
 import torchgeo_debias
 from tests import tiny
+from tests.tiling.rasters import noise, write_raster
 
 NAMES = [name for name in torchgeo_debias.__all__ if name != "__version__"]
 
@@ -18,7 +19,8 @@ def test_every_name_is_there_and_listed() -> None:
     assert {
         "train", "TrainConfig", "ModelPackage", "PackagePredictor", "classify_raster", "classify_features",
         "chips_from_layer", "read_folder", "long_tail", "ChipSpec", "Chips", "ClassTable", "evaluate_chips",
-        "write_scene", "run_demo",
+        "write_scene", "run_demo", "Outputs", "OutputFormats", "MapOptions", "Resources", "classify_rasters",
+        "classify_pixels", "open_source", "load_predictor", "export_package",
     } <= set(NAMES)  # fmt: skip
     for name in NAMES:
         value = getattr(torchgeo_debias, name)
@@ -40,7 +42,18 @@ def test_listing_the_names_imports_nothing_heavy() -> None:
 
 
 def test_a_few_lines_of_python_do_the_job(tiny_images: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    from torchgeo_debias import ModelPackage, PackagePredictor, TrainConfig, evaluate_chips, read_folder, train
+    from torchgeo_debias import (
+        MapOptions,
+        ModelPackage,
+        Outputs,
+        PackagePredictor,
+        Resources,
+        TrainConfig,
+        classify_raster,
+        evaluate_chips,
+        read_folder,
+        train,
+    )
 
     chips = read_folder(tiny_images, tiny.CHIP, split="train")
     config = TrainConfig(method="lora", backbone=tiny.BACKBONE, weights=str(tiny_weights), epochs=1)
@@ -48,3 +61,11 @@ def test_a_few_lines_of_python_do_the_job(tiny_images: Path, tiny_weights: Path,
     predictor = PackagePredictor(ModelPackage.load(tmp_path / "model"), weights=str(tiny_weights))
     test = read_folder(tiny_images, tiny.CHIP, split="test", classes=predictor.table.names)
     assert set(evaluate_chips(predictor, test).scores.f1) == {"head", "middle", "tail", "macro"}
+
+    raster = write_raster(tmp_path / "ortho.tif", noise((3, 96, 160)), photometric="rgb")
+    outputs = Outputs(tmp_path / "tiles.gpkg", class_map=tmp_path / "map.tif", scores=tmp_path / "scores.tif")
+    options = MapOptions(overlap=0.5, area=(500_000, 5_399_900, 500_200, 5_400_000))
+    summary = classify_raster(raster, predictor, outputs, options, resources=Resources(batch_size=8))
+    assert summary.files == outputs.paths
+    assert all(path.exists() for path in outputs.paths)
+    assert sum(summary.counts.values()) > 0
