@@ -1,4 +1,4 @@
-"""The picture of the README: its size, and the script that makes it."""
+"""The pictures of the documentation: their size, and the script that makes them."""
 
 from __future__ import annotations
 
@@ -59,11 +59,23 @@ def test_crop_holds_the_rare_object(pictures: ModuleType, demo: Path) -> None:
     assert window.row_off + window.height >= 1180
 
 
-def test_script_writes_a_wide_picture(pictures: ModuleType, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_picture(path: Path) -> None:
+    with Image.open(path) as image:
+        assert image.width > 2 * image.height
+        assert np.asarray(image.convert("RGB")).std() > 10
+
+
+def test_script_writes_wide_pictures(pictures: ModuleType, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = ClassTable(("house", "helipad"), (90, 3), ("head", "tail"))
     monkeypatch.setattr(pictures.ModelPackage, "load", lambda path: SimpleNamespace(table=table))
     pictures.main(demo, demo / "images")
-    (written,) = (demo / "images").iterdir()
-    with Image.open(written) as image:
-        assert image.width > 2 * image.height
-        assert np.asarray(image.convert("RGB")).std() > 10
+    written = sorted((demo / "images").iterdir())
+    assert [path.name for path in written] == ["large_rasters.webp", "lora_and_deblora.webp"]
+    for path in written:
+        check_picture(path)
+
+
+def test_the_engine_is_drawn_without_a_demo(pictures: ModuleType, tmp_path: Path) -> None:
+    pictures.main(folder=tmp_path)
+    (written,) = tmp_path.iterdir()
+    check_picture(written)
