@@ -31,7 +31,8 @@ class ClassifySummary:
         counts: Classified tiles (or cells, with overlap) or features by class name, in the order of the class table;
             the background is counted even where it is not written.
         tiles: Tiles of the rasters, or features of the layer.
-        skipped: How many of these the model never saw since they hold no data or lie outside.
+        skipped: How many of these the model never saw: tiles without data (those wholly outside the area or the
+            footprints are no tiles of the run), and features without data or outside the raster.
         files: Files written.
         notes: Sentences about the run that a person should read.
     """
@@ -73,12 +74,25 @@ def check_job(inputs: Iterable[Path], outputs: Iterable[Path], batch_size: int |
         OutputError: If a result would take the place of an input.
         ConfigError: If the batch size is not positive.
     """
-    taken = {Path(path).resolve() for path in inputs}
-    for path in outputs:
-        if Path(path).resolve() in taken:
-            raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
+    check_overwrite(inputs, outputs)
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"The batch size must be at least 1; received {batch_size}.")
+
+
+def check_overwrite(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Refuse results that would take the place of an input, under whatever name.
+
+    Args:
+        inputs: Files that are read.
+        outputs: Files that will be written; links and other spellings of an input's name count as the input.
+
+    Raises:
+        OutputError: If one of the outputs is one of the inputs.
+    """
+    taken = {key for path in inputs for key in _same(Path(path))}
+    for path in outputs:
+        if not taken.isdisjoint(_same(Path(path))):
+            raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
 
 
 def prediction_columns(table: ClassTable, prediction: Prediction) -> pd.DataFrame:
@@ -120,6 +134,16 @@ def best(probabilities: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64],
 def count_classes(table: ClassTable, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How often each class id occurs, shape (C,); negative ids are left out."""
     return np.bincount(ids[ids >= 0], minlength=len(table.names))
+
+
+def _same(path: Path) -> list[Path | tuple[int, int]]:
+    """What two names of one file have in common."""
+    # Hard links, and names on disks that take upper for lower case, resolve to different paths.
+    try:
+        stat = path.stat()
+    except OSError:
+        return [path.resolve()]
+    return [path.resolve(), (stat.st_dev, stat.st_ino)]
 
 
 def _pick(names: tuple[str, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
