@@ -3,9 +3,12 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+import xarray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,6 +44,26 @@ def test_one_file_a_list_and_a_ready_source(plain: Path) -> None:
         open_source([])
     with pytest.raises(RasterError, match="no raster at"):
         open_source(plain.with_name("absent.tif"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 4, 4)), [np.zeros((1, 4, 4))], xarray.DataArray(np.zeros((4, 4))), None, 7, [None]]
+)
+def test_what_is_no_raster_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"wrap an array in ArraySource"):
+        open_source(wrong)
+
+
+def test_an_open_file_of_rasterio_is_no_source(plain: Path) -> None:
+    with rasterio.open(plain) as dataset, pytest.raises(ConfigError, match="not DatasetReader"):
+        open_source(dataset)
+
+
+@pytest.mark.parametrize("wrong", ["EPSG:99", "+proj=nowhere", "nonsense"])
+def test_a_wrong_crs_gives_our_sentence_alone(plain: Path, capfd: pytest.CaptureFixture[str], wrong: str) -> None:
+    with pytest.raises(ConfigError, match="is not a coordinate reference system"):
+        open_source(plain, crs=wrong)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_is_all_rasters_in_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import rasterio
 import rasterio.crs
 import shapely
 from pyproj import CRS, Geod, Transformer
@@ -32,7 +33,8 @@ def parse_crs(given: object) -> rasterio.crs.CRS:
         ConfigError: If it is none.
     """
     try:
-        return rasterio.crs.CRS.from_user_input(given)
+        with rasterio.Env():  # without it, GDAL writes a line of its own to stderr
+            return rasterio.crs.CRS.from_user_input(given)
     except (CRSError, ValueError) as error:
         raise ConfigError(
             f"'{given}' is not a coordinate reference system; give one such as EPSG:32632 (--crs)."

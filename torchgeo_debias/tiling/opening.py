@@ -44,13 +44,16 @@ def open_source(
             sides at the centre.
 
     Raises:
-        ConfigError: If an option is out of range, or belongs to files but an open source was given.
+        ConfigError: If an option is out of range, or belongs to files but an open source was given; or if ``rasters``
+            is something else, such as an array.
         RasterError: If a raster is missing or cannot be used.
     """
     if isinstance(rasters, str | os.PathLike):
         source = _open_files([Path(rasters)], bands, nodata, crs)
     elif isinstance(rasters, Sequence):
-        source = _open_files([Path(path) for path in rasters], bands, nodata, crs)
+        source = _open_files(rasters, bands, nodata, crs)
+    elif not callable(getattr(rasters, "identity", None)):  # what no array and no file of a library has
+        raise _unreadable(rasters)
     else:
         if (bands, nodata, crs) != (None, None, None):
             raise ConfigError(
@@ -72,9 +75,12 @@ def list_rasters(paths: Sequence[Path]) -> list[Path]:
     """The files of a list of files and folders, a folder's by name.
 
     Raises:
-        ConfigError: If the list is empty.
+        ConfigError: If the list is empty, or holds something else.
         RasterError: If a folder has no raster.
     """
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise _unreadable(path)
     files = [file for path in map(Path, paths) for file in (_rasters_in(path) if path.is_dir() else [path])]
     if not files:
         raise ConfigError("Name at least one raster.")
@@ -88,6 +94,13 @@ def _open_files(
     if len(files) == 1:
         return RasterSource(files[0], bands, nodata, crs)
     return MosaicSource(files, bands, nodata, crs)
+
+
+def _unreadable(given: object) -> ConfigError:
+    return ConfigError(
+        f"A raster is a path, several paths or an open source, not {type(given).__name__}; wrap an array in "
+        "ArraySource (with ArraySource.from_xarray, one of xarray)."
+    )
 
 
 def _rasters_in(folder: Path) -> list[Path]:
