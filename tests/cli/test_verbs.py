@@ -175,6 +175,16 @@ def test_train_on_a_raster_with_labels(run: Run, tiny_scene: Scene, tiny_weights
     assert set(frame["class"]) <= {"house", "storage_tank", "vehicle"}
 
 
+@pytest.mark.parametrize("bands", ["blue, red", "3,Red"])
+def test_train_on_bands_of_a_raster_by_name(
+    run: Run, tiny_scene: Scene, tiny_weights: Path, tmp_path: Path, bands: str
+) -> None:
+    labelled = ("--raster", tiny_scene.raster, "--labels", tiny_scene.labels, "--class-field", "class")
+    options = ("--window", "64", "--method", "probe", "--bands", bands, "--out", tmp_path / "model")
+    assert run("train", *labelled, *options, *train_options(tiny_weights)).code == 0
+    assert ModelPackage.load(tmp_path / "model").bands == ("blue", "red")
+
+
 def test_a_chip_window_in_metres_follows_the_resolution(
     run: Run, tiny_scene: Scene, tiny_weights: Path, tmp_path: Path
 ) -> None:

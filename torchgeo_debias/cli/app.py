@@ -79,7 +79,9 @@ def train(
     ] = None,
     weights: Annotated[str | None, typer.Option(help=_WEIGHTS_HELP, show_default="auto")] = None,
     precision: Annotated[str | None, typer.Option(help=_PRECISION_HELP, show_default="auto")] = None,
-    bands: Bands = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Bands to read, by number or, with --raster, by name, for instance 1,2,3.")
+    ] = None,
     nodata: Nodata = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options go before it.")
@@ -126,7 +128,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
     weights: Weights = "auto",
     precision: Precision = "auto",
-    bands: Bands = None,
+    bands: Annotated[str | None, typer.Option(help="Bands to read, by number, for instance 1,2,3.")] = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -221,7 +223,7 @@ def classify_features(
     quiet: Quiet = False,
 ) -> None:
     """Label the polygons or points of an existing layer."""
-    from torchgeo_debias.cli.mapping import parse_bands
+    from torchgeo_debias.cli.bands import parse_bands
     from torchgeo_debias.inference.features import classify_features as run
 
     predictor = _load(model, weights, precision, backend)

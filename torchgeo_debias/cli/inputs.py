@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from torchgeo_debias.cli.bands import band_numbers, parse_bands
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.folders import list_sources, read_folder
 from torchgeo_debias.data.layers import chips_from_layer
@@ -17,16 +18,6 @@ from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.package import ModelPackage
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training import TrainConfig
-
-
-def parse_bands(text: str | None) -> list[int] | None:
-    """``1,2,3`` as numbers, None where nothing was given."""
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--bands takes numbers counted from 1, such as 1,2,3; received {text!r}.") from error
 
 
 def read_config(path: Path | None, **options: Any) -> TrainConfig:  # noqa: ANN401 (fields of TrainConfig)
@@ -84,14 +75,13 @@ def training_chips(
     if odd:
         raise ConfigError(f"{odd[0]} has no meaning with {'--raster' if data is None else '--data'}: leave it out.")
     if data is not None:
-        chips = read_folder(
-            data, chip_size, split="train", bands=parse_bands(bands), seed=seed, crop=crop, progress=progress
-        )
+        numbers = band_numbers(bands)
+        chips = read_folder(data, chip_size, split="train", bands=numbers, seed=seed, crop=crop, progress=progress)
         # What evaluate needs in order to read its images alike, and to know those of the training.
         facts: dict[str, Any] = {
             "data": data.name,
             "crop": crop,
-            "bands": parse_bands(bands),
+            "bands": numbers,
             "split_seed": seed,
             "sources": _digest(chips.sources.tolist()),
         }
@@ -142,7 +132,7 @@ def evaluation_chips(
         data,
         package.spec.size,
         split=None if split == "all" else cast(Literal["train", "test"], split),
-        bands=parse_bands(bands) or known.get("bands"),
+        bands=band_numbers(bands) or known.get("bands"),
         seed=seed,
         classes=package.table.names,
         crop=known.get("crop"),

@@ -7,19 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from torchgeo_debias.cli.bands import parse_bands
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources, Shape
 from torchgeo_debias.tiling.area import AreaLike
 from torchgeo_debias.tiling.engine import Engine, compute_bands
 
 _KINDS = ("layer", "map", "scores")
-
-
-def parse_bands(text: str | None) -> list[int | str] | None:
-    """``1,2,3`` or ``red,green,nir`` as a list, None where nothing was given."""
-    if text is None:
-        return None
-    return [int(part) if part.strip().lstrip("-").isdecimal() else part.strip() for part in text.split(",")]
 
 
 def map_options(

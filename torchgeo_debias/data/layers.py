@@ -109,7 +109,7 @@ def chips_from_layer(
     class_field: str,
     spec: ChipSpec,
     *,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     nodata: float | None = None,
     block: float | None = None,
     background: int = 0,
@@ -134,7 +134,7 @@ def chips_from_layer(
         class_field: Attribute that holds the class.
         spec: How to cut. Points need a window. A window in pixels counts pixels of ``spec.gsd``, or where that is None
             of the median resolution of the rasters.
-        bands: Band numbers to read, counted from 1; all but alpha by default.
+        bands: Bands to read, counted from 1 or by name; all but alpha by default.
         nodata: Takes the place of the rasters' own nodata value.
         block: Side of a block in units of the raster's CRS; eight chip windows by default.
         background: Chips to add as class "background", from places whose window lies clear of all objects, labelled or
