@@ -15,15 +15,19 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.transform import from_origin
+from shapely import box
 
 from tests.inference.fakes import ByColour, mosaic
 from tests.tiling.rasters import write_raster
 from torchgeo_debias.data.chips import ChipSpec
-from torchgeo_debias.errors import Cancelled, ConfigError, OutputError, RasterError
+from torchgeo_debias.errors import Cancelled, ConfigError, LabelError, OutputError, RasterError
 from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources
 from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
 from torchgeo_debias.progress import Progress
+from torchgeo_debias.tiling.journal import locked
+from torchgeo_debias.tiling.source import RasterSource
 
 SPEC = ChipSpec(size=8, window=16)
 ONE = Resources(batch_size=5, workers=1, threads=1)
@@ -73,7 +77,9 @@ def test_a_cancelled_run_goes_on_and_ends_the_same(tmp_path: Path, overlap: floa
     assert "Went on with" in again.notes[-1]
     assert sum(model.calls) - before < whole.tiles * 2 / 3
     assert steps[0].done > whole.tiles / 4
-    assert steps[-1].done == whole.tiles
+    assert [step.done for step in steps if step.stage == "classify"][-1] == whole.tiles
+    assert steps[-1].stage == "write"
+    assert steps[-1].done == steps[-1].total
 
 
 @pytest.mark.parametrize("change", ["option", "model", "raster", "output", "batch"])
@@ -94,7 +100,7 @@ def test_a_changed_run_starts_afresh_and_says_so(tmp_path: Path, change: str, ca
     summary = classify_raster(path, model, results, options, resources=means)
     assert not any("Went on" in note for note in summary.notes)
     wanted = {"option": "min-score", "model": "model", "output": "results", "batch": "batch-size"}.get(change)
-    words = "m.tif has changed" if wanted is None else f"other settings ({wanted})"
+    words = "raster has changed" if wanted is None else f"other settings ({wanted})"
     assert f"{words}: starting" in caplog.text
 
 
@@ -202,7 +208,7 @@ def test_many_rasters_each_become_their_own(tmp_path: Path) -> None:
     names = [f"{n}{e}" for n in "abc" for e in (".fgb", "_classes.tif", "_classes.tif.aux.xml", "_scores.tif")]
     assert sorted(os.listdir(tmp_path / "out")) == sorted(names)
     assert (summary.tiles, sum(summary.counts.values()), len(summary.files)) == (54, 54, 9)
-    assert [step.done for step in steps][-1] == steps[-1].total == 54
+    assert [step.done for step in steps if step.stage == "classify"][-1] == 54
     for path in paths:
         single = Outputs(class_map=tmp_path / f"{path.stem}.tif")
         classify_raster(path, ByColour(SPEC), single, resources=ONE)
@@ -231,8 +237,11 @@ def test_a_broken_raster_does_not_stop_the_others(tmp_path: Path) -> None:
     paths = [scene(tmp_path / f"{name}.tif", rows=3, seed=seed) for seed, name in enumerate("abc")]
     paths[1].write_bytes(paths[1].read_bytes()[:300])
     empty = write_raster(tmp_path / "empty.tif", np.zeros((3, 32, 32), np.uint8), nodata=0)
-    with pytest.raises(RasterError, match=r"2 of 4 rasters .* the others are complete.*b\.tif.*empty\.tif"):
+    with pytest.raises(RasterError, match=r"1 of 4 rasters .* the others are complete.*b\.tif"):
         classify_rasters([*paths, empty], ByColour(SPEC), tmp_path / "out", resources=ONE)
+    summary = classify_rasters([paths[0], empty], ByColour(SPEC), tmp_path / "two", resources=ONE)
+    assert os.listdir(tmp_path / "two") == ["a.gpkg"]
+    assert "Without data, so without files: empty." in summary.notes
     assert (tmp_path / "out" / "a.gpkg").exists()
     assert (tmp_path / "out" / "c.gpkg").exists()
 
@@ -260,6 +269,9 @@ def test_an_area_passes_rasters_over(tmp_path: Path) -> None:
     )
     assert os.listdir(tmp_path / "out") == ["near.gpkg"]
     assert 0 < summary.tiles < 18
+    assert "1 rasters lie outside the area." in summary.notes
+    with pytest.raises(LabelError, match="meets none of the 2 rasters"):
+        classify_rasters([near, far], ByColour(SPEC), tmp_path / "out", options=MapOptions(area=(0, 0, 1, 1)))
 
 
 def test_rasters_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -267,3 +279,61 @@ def test_rasters_of_one_name_are_refused(tmp_path: Path) -> None:
     paths = [scene(tmp_path / "a.tif", rows=1), scene(tmp_path / "two" / "a.tif", rows=1)]
     with pytest.raises(ConfigError, match="Two rasters are called a"):
         classify_rasters(paths, ByColour(SPEC), tmp_path / "out", resources=ONE)
+
+
+def test_no_input_is_destroyed(tmp_path: Path) -> None:
+    path = scene(tmp_path / "m.tif", rows=2)
+    before = path.read_bytes()
+    vrt = tmp_path / "v.vrt"
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    area = tmp_path / "area.gpkg"
+    gpd.GeoDataFrame(geometry=[box(500_000, 5_399_000, 501_000, 5_400_000)], crs="EPSG:32632").to_file(area)
+    with RasterSource(path) as source:
+        for raster, results, options in (
+            (vrt, Outputs(class_map=path), MapOptions()),
+            (source, Outputs(class_map=path), MapOptions()),
+            (path, Outputs(area), MapOptions(area=area)),
+        ):
+            with pytest.raises(OutputError, match="would destroy the input"):
+                classify_raster(raster, ByColour(SPEC), results, options, resources=ONE)
+    assert path.read_bytes() == before
+
+
+def test_one_file_of_two_runs_is_refused_too(tmp_path: Path) -> None:
+    path = scene(tmp_path / "m.tif", rows=2)
+    results = outputs(tmp_path / "out")
+    with locked([tmp_path / "out" / "s.tif"]), pytest.raises(OutputError, match=r"Another run is writing .*s\.tif"):
+        classify_raster(path, ByColour(SPEC), results, resources=ONE)
+    classify_raster(path, ByColour(SPEC), results, resources=ONE)
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.gpkg", "a.tif", "a.tif.aux.xml", "s.tif"]
+
+
+def test_the_same_raster_by_another_path_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scene(tmp_path / "m.tif")
+    model, results = ByColour(SPEC), outputs(tmp_path / "out")
+    with pytest.raises(Cancelled):
+        classify_raster(path, model, results, resources=ONE, progress=stop_after(600))
+    monkeypatch.chdir(tmp_path)
+    summary = classify_raster(Path("m.tif"), model, results, resources=ONE)
+    assert "Went on with" in summary.notes[-1]
+    assert sum(model.calls) < 1.6 * summary.tiles
+
+
+def test_a_score_at_the_threshold_stays_with_any_overlap(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "m.tif", np.full((3, 160, 160), 200, np.uint8))
+    for overlap in (0.0, 0.3, 0.6):
+        options = MapOptions(overlap=overlap, min_score=0.7, keep_background=True)
+        classify_raster(path, ByColour(SPEC, sure=0.7), Outputs(class_map=tmp_path / "a.tif"), options, resources=ONE)
+        with rasterio.open(tmp_path / "a.tif") as found:
+            assert (found.read(1) < 255).all()
+
+
+def test_another_batch_size_leaves_finished_rasters_alone(tmp_path: Path) -> None:
+    paths = [scene(tmp_path / f"{name}.tif", rows=3, seed=seed) for seed, name in enumerate("abc")]
+    model, out = ByColour(SPEC), tmp_path / "out"
+    with pytest.raises(Cancelled):
+        classify_rasters(paths, model, out, resources=ONE, progress=stop_after(40))
+    before = sum(model.calls)
+    summary = classify_rasters(paths, model, out, resources=Resources(4, 1, 1))
+    assert sum(model.calls) - before <= 36
+    assert sum(summary.counts.values()) == 54

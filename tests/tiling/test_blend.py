@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from torchgeo_debias.tiling.area import Area, Wanted
-from torchgeo_debias.tiling.blend import PERCENT_NODATA, PixelMerger, blend_weights
+from torchgeo_debias.tiling.blend import PixelMerger, blend_weights
+from torchgeo_debias.tiling.maps import SCORE_NODATA
 from torchgeo_debias.tiling.plan import Axis, Tile, TilePlan
 
 NODATA = 255
@@ -130,7 +131,7 @@ def check(wanted: Wanted, scores: Scores, valid: Bools, min_score: float) -> Non
     hundredths = order[-1] * 100
     clear &= ~counts | (np.abs(hundredths % 1 - 0.5) > 1e-3)
     np.testing.assert_array_equal(
-        found["percent"][clear], np.where(counts, np.rint(hundredths), PERCENT_NODATA)[clear]
+        found["percent"][clear], np.where(counts, np.rint(hundredths), SCORE_NODATA)[clear]
     )  # fmt: skip
     assert clear.mean() > 0.9 or clear.size < 100
     assert found["ids"].dtype == found["percent"].dtype == np.uint8
@@ -212,7 +213,7 @@ def test_neighbours_do_not_feel_tiles_that_are_left_out(overlap: float) -> None:
         (inside, merge(Wanted(plan, area), scores, np.ones((50, 50), bool))),
         (hole & inside, merge(Wanted(plan, area), scores, hole)),
     ):
-        for name, nodata in (("ids", NODATA), ("percent", PERCENT_NODATA)):
+        for name, nodata in (("ids", NODATA), ("percent", SCORE_NODATA)):
             np.testing.assert_array_equal(found[name], np.where(kept, full[name], nodata))
 
 
@@ -249,7 +250,7 @@ def test_low_scores_are_left_out_in_both_maps() -> None:
     some = merge(Wanted(plan, Area()), scores, valid, min_score=0.505)
     kept = everything["percent"] > 50
     assert 0.1 < kept.mean() < 0.9
-    for name, nodata in (("ids", NODATA), ("percent", PERCENT_NODATA)):
+    for name, nodata in (("ids", NODATA), ("percent", SCORE_NODATA)):
         np.testing.assert_array_equal(some[name], np.where(kept, everything[name], nodata))
 
 

@@ -64,7 +64,7 @@ def begun(output: Path) -> Path:
 
 def test_a_fresh_run_and_nothing_left(output: Path) -> None:
     with Journal(output, RUN) as journal:
-        assert journal.resumed == 0
+        assert journal.count(0) == 0
         assert bands(journal) == []
         assert Key(0, 1) not in journal
         for band in (2, 0, 1):  # in any order
@@ -82,12 +82,12 @@ def test_a_fresh_run_and_nothing_left(output: Path) -> None:
 
 def test_an_interrupted_run_goes_on(begun: Path) -> None:
     with suppress(Cancelled), Journal(begun, RUN) as journal:
-        assert journal.resumed == 3
+        assert journal.count(0) == 3
         assert bands(journal) == [0, 1, 2]
         journal.add(Key(0, 3), part(3))
         raise Cancelled("stop")
     with Journal(begun, json.loads(json.dumps(RUN))) as journal:
-        assert journal.resumed == 4
+        assert journal.count(0) == 4
         assert bands(journal) == [0, 1, 2, 3]
 
 
@@ -148,7 +148,7 @@ def test_a_part_that_was_lost_is_done_again(begun: Path, harm: str) -> None:
         file.write_bytes({"empty": b"", "short": data[:-1], "flipped": data[:90] + b"?" + data[91:]}[harm])
     for expected in ([0, 2], [0, 1, 2]):
         with Journal(begun, RUN) as journal:
-            assert journal.resumed == len(expected)
+            assert journal.count(0) == len(expected)
             assert bands(journal) == expected
             if 1 not in expected:
                 journal.add(Key(0, 1), part(1))
@@ -158,7 +158,7 @@ def test_a_part_that_was_lost_is_done_again(begun: Path, harm: str) -> None:
 def test_other_inputs_or_options_start_afresh_and_say_so(begun: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = {**RUN, "overlap": 0.25, "area": "x"}
     with caplog.at_level(logging.WARNING), Journal(begun, other) as journal:
-        assert journal.resumed == 0
+        assert journal.count(0) == 0
         assert bands(journal) == []
         assert {file.name for file in journal.folder.iterdir()} == {"journal.jsonl", "lock"}
         assert journal.settings(lambda: {"batch_size": 1}) == {"batch_size": 1}
@@ -175,7 +175,7 @@ def test_a_journal_of_another_version_is_of_no_use(begun: Path, header: dict[str
     first, rest = file.read_text().split("\n", 1)
     file.write_text(json.dumps(json.loads(first) | header) + "\n" + rest)
     with Journal(begun, RUN) as journal:
-        assert journal.resumed == 0
+        assert journal.count(0) == 0
         journal.add(Key(0, 1), part(1))
     with Journal(begun, RUN) as journal:
         assert bands(journal) == [1]
@@ -198,7 +198,7 @@ def test_a_finished_raster_is_remembered_without_its_bands(output: Path) -> None
         assert (bands(journal, 0), bands(journal, 1), bands(journal, 2)) == ([0], [], [])
         journal.discard(0)
     with Journal(output, RUN) as journal:  # the finished raster alone is worth keeping the folder
-        assert journal.resumed == 0
+        assert journal.count(0) == 0
         assert journal.finished(1) == {"done": 4, "counts": [1, 2]}
 
 
@@ -257,7 +257,7 @@ def test_two_runs_of_one_process_do_not_mix_either(output: Path) -> None:
         assert bands(journal) == [0]
         journal.remove()
     with Journal(output, RUN) as journal:
-        assert journal.resumed == 0
+        assert journal.count(0) == 0
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_full_disk(disk: Path) -> None:
         with pytest.raises(OutputError, match=r"No space left on device.*make room"):
             fill(journal)
     with Journal(output, RUN) as journal:
-        count = journal.resumed
+        count = journal.count(0)
         assert bands(journal) == [*range(count)]
         with pytest.raises(OutputError, match="No space left on device"):
             journal.settings(lambda: {"long": "x" * 9000})

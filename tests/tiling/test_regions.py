@@ -13,7 +13,8 @@ from rasterio.features import rasterize, shapes
 from scipy import ndimage
 
 from torchgeo_debias.tiling import regions as module
-from torchgeo_debias.tiling.regions import NO_SCORE, Regions, regions
+from torchgeo_debias.tiling.maps import SCORE_NODATA
+from torchgeo_debias.tiling.regions import Regions, regions
 
 NODATA = 255
 Ids = npt.NDArray[np.uint8]
@@ -86,11 +87,11 @@ def test_equal_to_the_polygons_of_the_whole_map_however_it_is_cut(
 def test_scores_are_means_over_the_pixels_that_have_one(case: tuple[Ids, list[int], list[int]], seed: int) -> None:
     ids, cuts, _ = case
     rng = np.random.default_rng(seed)
-    percent = np.where(rng.random(ids.shape) < 0.6, rng.integers(0, 101, ids.shape), NO_SCORE).astype(np.uint8)
+    percent = np.where(rng.random(ids.shape) < 0.6, rng.integers(0, 101, ids.shape), SCORE_NODATA).astype(np.uint8)
     for part in regions(strips(ids, cuts), NODATA, scores=strips(percent, cuts)):
         for geometry, pixels, score in zip(part.geometries, part.pixels, part.scores, strict=True):
             own = rasterize([geometry], ids.shape, dtype=np.uint8).astype(bool)
-            has = percent[own & (percent != NO_SCORE)]
+            has = percent[own & (percent != SCORE_NODATA)]
             assert own.sum() == pixels
             assert np.isnan(score) if not len(has) else score == pytest.approx(has.mean() / 100)
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from torchgeo_debias.inference.results import best
 from torchgeo_debias.tiling.area import Wanted
-from torchgeo_debias.tiling.blend import PERCENT_NODATA
+from torchgeo_debias.tiling.blend import ROUNDING
 from torchgeo_debias.tiling.engine import Answer
+from torchgeo_debias.tiling.maps import SCORE_NODATA
 from torchgeo_debias.tiling.parts import Part, join
 from torchgeo_debias.tiling.plan import Tile
 
@@ -99,7 +100,7 @@ class CellMerger:
         edges = np.append(np.arange(self._plan.columns.cells) * self._plan.columns.step, self._plan.columns.length)
         means = self._means(row, self._wanted.cells(row) & np.logical_or.reduceat(valid.any(axis=0), edges[:-1]))
         ids, scores = best(means[:, : options.classes])
-        ids[scores < options.min_score] = -1
+        ids[scores < options.min_score - ROUNDING] = -1
         part: Part = {"counts": np.bincount(ids[ids >= 0], minlength=options.classes)[None]}
         top, height = self._plan.rows.cell(row)
         if options.painted:
@@ -132,9 +133,9 @@ class CellMerger:
         valid: npt.NDArray[np.bool_],
     ) -> dict[str, npt.NDArray[Any]]:
         nothing = ids < 0
-        percent = np.where(nothing, PERCENT_NODATA, np.rint(np.nan_to_num(scores) * 100)).astype(np.uint8)
+        percent = np.where(nothing, SCORE_NODATA, np.rint(np.nan_to_num(scores) * 100)).astype(np.uint8)
         line = np.where(nothing, self._options.nodata, ids).astype(self._options.dtype)
         return {
             "ids": np.where(valid, np.repeat(line, widths), line.dtype.type(self._options.nodata)),
-            "percent": np.where(valid, np.repeat(percent, widths), np.uint8(PERCENT_NODATA)),
+            "percent": np.where(valid, np.repeat(percent, widths), np.uint8(SCORE_NODATA)),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -15,9 +16,9 @@ import numpy.typing as npt
 import shapely
 
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.errors import ConfigError, OutputError, RasterError
-from torchgeo_debias.inference.results import FIELDS, RAW_FIELDS, class_columns
-from torchgeo_debias.progress import Progress, ProgressCallback, silent
+from torchgeo_debias.errors import ConfigError, OutputError
+from torchgeo_debias.inference.results import FIELDS, RAW_FIELDS, check_overwrite, class_columns
+from torchgeo_debias.progress import Progress, ProgressCallback, silent, track
 from torchgeo_debias.tiling._place import apply
 from torchgeo_debias.tiling.area import AreaLike, Wanted
 from torchgeo_debias.tiling.engine import COUNTS, Engine, Settings, Task, compute_bands
@@ -33,9 +34,10 @@ from torchgeo_debias.tiling.staging import clear_leftovers
 Shape = Literal["tiles", "points", "regions"]
 """Features of a layer: squares of the grid, their centres, or the areas of one class in the map."""
 
-_BYTES_A_TILE = 400
-_BYTES_A_PIXEL = 0.5
-"""Room on the disk that a map and the parts it is made of take, as a share of its plain size: maps shrink well."""
+_BYTES_A_TILE = 200
+_PART_BYTES_A_PIXEL = 0.15
+_MAP_BYTES_A_PIXEL = 0.35
+"""What a map takes on the disk while it is made: it shrinks well, and there are two of it for a while."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Outputs:
     scores: Path | None = None
     shape: Shape = "tiles"
 
+    def __post_init__(self) -> None:
+        for name in ("layer", "class_map", "scores"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files."""
@@ -62,7 +69,7 @@ class Outputs:
     @property
     def painted(self) -> bool:
         """Whether pixels are needed."""
-        return self.class_map is not None or self.scores is not None or self.shape == "regions"
+        return self.class_map is not None or self.scores is not None or self.scored
 
     @property
     def scored(self) -> bool:
@@ -77,15 +84,12 @@ class Outputs:
             OutputError: If one has an unknown ending, would destroy an input, or its folder cannot be written to.
         """
         if not self.paths:
-            raise ConfigError("Nothing would be written: give --out, --map or both.")
+            raise ConfigError("Nothing would be written: give --out, --map, --scores or, for many rasters, --out-dir.")
         if self.shape not in get_args(Shape):
             raise ConfigError(f"Features can be {', '.join(get_args(Shape))}; received {self.shape!r}.")
         if len({path.resolve() for path in self.paths}) < len(self.paths):
             raise OutputError(f"{self.paths[-1]} would be written twice; give each result a name of its own.")
-        taken = {path.resolve() for path in inputs}
-        for path in self.paths:
-            if path.resolve() in taken:
-                raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
+        check_overwrite(inputs, self.paths)
         if self.layer is not None:
             check_layer_path(self.layer)
         for raster in (self.class_map, self.scores):
@@ -237,7 +241,7 @@ class Tally:
         self.tell(facts["done"])
 
 
-def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engine: Engine, tally: Tally) -> None:
+def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engine: Engine, tally: Tally) -> bool:
     """Compute what is missing of one raster, then write its files.
 
     Args:
@@ -248,15 +252,17 @@ def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engi
         engine: Who computes.
         tally: Counts of the run; told about each tile.
 
+    Returns:
+        Whether the raster holds data; otherwise no file is written.
+
     Raises:
-        RasterError: If the raster is broken or holds no data.
+        RasterError: If the raster is broken.
         OutputError: If a file cannot be written.
     """
     for path in job.outputs.paths:
         clear_leftovers(path)  # of an attempt that was killed while it wrote
     bands = job.wanted.plan.bands(job.source.block_shape[0], settings.batch_size)
     todo = [band for band in bands if Key(raster, band.number) not in journal]
-    require_space(job.outputs.paths[0].parent, _space(job), job.outputs.paths[0])
     before = sum(int(part[COUNTS][0, 0]) for part in journal.parts(raster, [COUNTS]))
     if before:
         tally.tell(before)
@@ -276,30 +282,47 @@ def run_map(job: MapJob, journal: Journal, raster: int, settings: Settings, engi
     tally.skipped += skipped
     if seen == skipped:
         journal.discard(raster)
-        raise RasterError(
-            f"There is no data in the bands read of {job.source.name}, or none in the area asked for; check the "
-            "nodata value (--nodata), the bands (--bands) and the area (--area)."
-        )
+        return False
     try:
-        _write(job, journal, raster)
+        _write(job, journal, raster, tally)
     except OutputError as error:
         raise OutputError(
             f"{str(error).rstrip('.')}; what was computed is kept: run the same again to go on."
         ) from error
+    return True
 
 
-def _write(job: MapJob, journal: Journal, raster: int) -> None:
+def require_room(jobs: Sequence[MapJob]) -> None:
+    """Refuse runs that the disks have no room for, by a rough estimate: maps and polygons shrink very differently.
+
+    Raises:
+        OutputError: If less is free where results, or the parts they are made of, go.
+    """
+    needed: Counter[Path] = Counter()
+    for job in jobs:
+        pixels, tiles = job.source.width * job.source.height, len(job.wanted)
+        parts = pixels * (job.outputs.painted + job.outputs.scored) * _PART_BYTES_A_PIXEL
+        needed[job.outputs.paths[0].parent] += int(parts + tiles * _BYTES_A_TILE)
+        for path in job.outputs.paths:
+            rough = tiles * _BYTES_A_TILE if path == job.outputs.layer else pixels * _MAP_BYTES_A_PIXEL
+            needed[path.parent] += int(rough)
+    for folder, size in needed.items():
+        require_space(folder, size, jobs[0].outputs.paths[0])
+
+
+def _write(job: MapJob, journal: Journal, raster: int, tally: Tally) -> None:
     outputs, grid = job.outputs, job.source.grid
+    told = _Told(job, journal, raster, tally)
     if outputs.class_map is not None:
-        write_class_map(outputs.class_map, _strips(journal, raster, "ids"), grid, job.table)
+        write_class_map(outputs.class_map, told.strips("ids"), grid, job.table)
     if outputs.scores is not None:
-        write_score_map(outputs.scores, _strips(journal, raster, "percent"), grid)
+        write_score_map(outputs.scores, told.strips("percent"), grid)
     if outputs.layer is not None:
         # With "regions" the twin has no say: its map would have other areas.
         twin = job.twin and outputs.shape != "regions"
         write_layer(
             outputs.layer,
-            _areas(job, journal, raster) if outputs.shape == "regions" else _records(job, journal, raster),
+            told.areas() if outputs.shape == "regions" else told.records(),
             crs=grid.crs,
             fields=FIELDS | RAW_FIELDS if twin else FIELDS,
             geometry_type="Point" if outputs.shape == "points" else "Polygon",
@@ -307,21 +330,47 @@ def _write(job: MapJob, journal: Journal, raster: int) -> None:
         )
 
 
-def _strips(journal: Journal, raster: int, name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    top = 0
-    for part in journal.parts(raster, [name]):
-        yield top, part[name]
-        top += len(part[name])
+@dataclass
+class _Told:
+    """Parts on their way into files, with a word about each; who is told may stop it."""
 
+    job: MapJob
+    journal: Journal
+    raster: int
+    tally: Tally
 
-def _records(job: MapJob, journal: Journal, raster: int) -> Iterator[gpd.GeoDataFrame]:
-    names = ["cells", "classes", "scores", "raw_classes", "raw_scores"]
-    for part in journal.parts(raster, names):
-        if len(part["cells"]):
-            raw = (part["raw_classes"], part["raw_scores"]) if job.twin else None
-            columns = class_columns(job.table, part["classes"], part["scores"], raw)
-            geometry = _centres if job.outputs.shape == "points" else _squares
-            yield gpd.GeoDataFrame(columns, geometry=geometry(part, job.source.grid), crs=job.source.grid.crs)
+    def parts(self, names: Sequence[str], progress: ProgressCallback | None = None) -> Iterator[Part]:
+        total = self.journal.count(self.raster)
+        yield from track(self.journal.parts(self.raster, names), "write", progress or self.tally.progress, total)
+
+    def strips(self, name: str, progress: ProgressCallback | None = None) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        top = 0
+        for part in self.parts([name], progress):
+            yield top, part[name]
+            top += len(part[name])
+
+    def records(self) -> Iterator[gpd.GeoDataFrame]:
+        job = self.job
+        for part in self.parts(["cells", "classes", "scores", "raw_classes", "raw_scores"]):
+            if len(part["cells"]):
+                raw = (part["raw_classes"], part["raw_scores"]) if job.twin else None
+                columns = class_columns(job.table, part["classes"], part["scores"], raw)
+                geometry = _centres if job.outputs.shape == "points" else _squares
+                yield gpd.GeoDataFrame(columns, geometry=geometry(part, job.source.grid), crs=job.source.grid.crs)
+
+    def areas(self) -> Iterator[gpd.GeoDataFrame]:
+        job = self.job
+        _, nodata = class_map_dtype(job.table)
+        transform = job.source.grid.transform
+
+        def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return np.column_stack(apply(transform, points[:, 0], points[:, 1]))
+
+        scores = self.strips("percent", silent)  # side by side with the ids, which are told
+        for found in regions(self.strips("ids"), nodata, skip=job.hidden, scores=scores):
+            columns = class_columns(job.table, found.ids, found.scores)
+            geometry = shapely.transform(found.geometries, place)
+            yield gpd.GeoDataFrame(columns, geometry=geometry, crs=job.source.grid.crs)
 
 
 def _corners(part: Part, grid: Grid) -> tuple[npt.NDArray[np.float64], ...]:
@@ -343,23 +392,3 @@ def _centres(part: Part, grid: Grid) -> npt.NDArray[np.object_]:
     left, top, right, low = _corners(part, grid)
     points: npt.NDArray[np.object_] = np.asarray(shapely.points((left + right) / 2, (top + low) / 2))
     return points
-
-
-def _areas(job: MapJob, journal: Journal, raster: int) -> Iterator[gpd.GeoDataFrame]:
-    _, nodata = class_map_dtype(job.table)
-    transform = job.source.grid.transform
-
-    def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        x, y = apply(transform, points[:, 0], points[:, 1])
-        return np.column_stack([x, y])
-
-    strips, scores = _strips(journal, raster, "ids"), _strips(journal, raster, "percent")
-    for found in regions(strips, nodata, skip=job.hidden, scores=scores):
-        columns = class_columns(job.table, found.ids, found.scores)
-        yield gpd.GeoDataFrame(columns, geometry=shapely.transform(found.geometries, place), crs=job.source.grid.crs)
-
-
-def _space(job: MapJob) -> int:
-    pixels = job.source.width * job.source.height
-    maps = int(job.outputs.painted) + int(job.outputs.scored)
-    return int(len(job.wanted) * _BYTES_A_TILE + maps * pixels * _BYTES_A_PIXEL)

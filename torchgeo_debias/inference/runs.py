@@ -9,17 +9,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torchgeo_debias.errors import ConfigError, LabelError, RasterError
+from torchgeo_debias.errors import ConfigError, LabelError, OutputError, RasterError
 from torchgeo_debias.files import make_folder
 from torchgeo_debias.inference.backends import cores
-from torchgeo_debias.inference.mapping import MapJob, MapOptions, OutputFormats, Outputs, Resources, Tally, run_map
+from torchgeo_debias.inference.mapping import (
+    MapJob,
+    MapOptions,
+    OutputFormats,
+    Outputs,
+    Resources,
+    Tally,
+    require_room,
+    run_map,
+)
 from torchgeo_debias.inference.predictor import ChipPredictor, PixelPredictor
 from torchgeo_debias.inference.probe import tune
 from torchgeo_debias.inference.results import ClassifySummary
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.tiling.area import area_digest
 from torchgeo_debias.tiling.engine import Settings
-from torchgeo_debias.tiling.journal import Journal
+from torchgeo_debias.tiling.journal import Journal, locked
 from torchgeo_debias.tiling.opening import list_rasters, open_source
 from torchgeo_debias.tiling.source import Source
 
@@ -60,18 +69,24 @@ def run_one(
         gsd: Metres per pixel to read at; None reads the raster as it is.
     """
     with _opened(rasters, options, gsd) as source:
+        outputs.check([*source.files, *_area_file(options)])
         job = make_job(source)
-        outputs.check(_files(rasters))
         if not len(job.wanted):
             raise LabelError(f"The area asked for does not meet {source.name}; check the CRS and the place of both.")
+        require_room([job])
         made = {"shape": outputs.shape, "layer": outputs.layer is not None, "map": outputs.class_map is not None}
         run = _describe(predictor, options, made | {"scores": outputs.scores is not None})
-        with Journal(outputs.paths[0], run) as journal:
+        with locked(outputs.paths), Journal(outputs.paths[0], run) as journal:
             tally = Tally(len(job.wanted), len(job.table.names), progress)
             settings = _settings(journal, predictor, job, resources, tally.total)
-            raster = journal.begin(source.name, source.identity())
-            run_map(job, journal, raster, settings, resources.engine, tally)
+            raster = journal.begin("The raster", source.identity())
+            found = run_map(job, journal, raster, settings, resources.engine, tally)
             journal.remove()
+        if not found:
+            raise RasterError(
+                f"There is no data in the bands read of {source.name}, or none in the area asked for; check the nodata "
+                "value (--nodata), the bands (--bands) and the area (--area)."
+            )
     return _summary(predictor, tally, outputs.paths, (*job.notes, *_resumed(journal)))
 
 
@@ -98,42 +113,56 @@ def run_many(
         raise ConfigError(f"Two rasters are called {twice[0]}, so their results would be too; map them one by one.")
     make_folder(out_dir)
     results = [formats.of(out_dir, stem) for stem in stems]
-    for outputs in results:
-        outputs.check(paths)
 
     failures: list[str] = []
-    tiles: dict[int, int] = {}
+    jobs: dict[int, MapJob] = {}
     for number, (path, outputs) in enumerate(zip(paths, results, strict=True)):
         try:
             with _opened(path, options, gsd) as source:
-                tiles[number] = len(make_job(source, outputs).wanted)
+                outputs.check([*paths, *source.files, *_area_file(options)])
+                jobs[number] = make_job(source, outputs)
         except RasterError as error:
             failures.append(str(error))
+    tiles = {number: len(job.wanted) for number, job in jobs.items()}
+    wanted = [number for number, count in tiles.items() if count]
+    if tiles and not wanted:
+        raise LabelError(f"The area asked for meets none of the {len(tiles)} rasters; check the CRS and the place.")
+    require_room([jobs[number] for number in wanted])
+    notes: dict[str, None] = {}
+    if len(wanted) < len(tiles):
+        notes[f"{len(tiles) - len(wanted)} rasters lie outside the area."] = None
+    empty: list[str] = []
 
-    with Journal(out_dir / _BATCH_JOURNAL, _describe(predictor, options, asdict(formats))) as journal:
+    written = [path for number in wanted for path in results[number].paths]
+    run = _describe(predictor, options, asdict(formats))
+    with locked(written), Journal(out_dir / _BATCH_JOURNAL, run) as journal:
         tally = Tally(sum(tiles.values()), len(predictor.table.names), progress)
         files: list[Path] = []
-        notes: dict[str, None] = {}
-        for number in [number for number, count in tiles.items() if count]:
+        for number in wanted:
             outputs = results[number]
             with _opened(paths[number], options, gsd) as source:
                 job = make_job(source, outputs)
                 settings = _settings(journal, predictor, job, resources, tally.total)
                 raster = journal.begin(stems[number], source.identity())
-                if (facts := journal.finished(raster)) and all(path.exists() for path in outputs.paths):
+                if (facts := journal.finished(raster)) and all(Path(path).exists() for path in facts["files"]):
                     tally.take(facts)
                 else:
                     before = tally.facts()
                     try:
-                        run_map(job, journal, raster, settings, resources.engine, tally)
-                    except RasterError as error:
+                        found = run_map(job, journal, raster, settings, resources.engine, tally)
+                    except (RasterError, OutputError) as error:
                         failures.append(str(error))
                         continue
-                    journal.finish(raster, tally.facts(before))
+                    made = [str(path) for path in outputs.paths] if found else []
+                    facts = {**tally.facts(before), "files": made}
+                    journal.finish(raster, facts)
             notes |= dict.fromkeys(job.notes)
-            files += outputs.paths
+            files += map(Path, facts["files"])
+            empty += [] if facts["files"] else [stems[number]]
         if not failures:
             journal.remove()
+    if empty:
+        notes[f"Without data, so without files: {', '.join(empty[:_NAMED])}{' ...' * (len(empty) > _NAMED)}."] = None
     if failures:
         raise RasterError(
             f"{len(failures)} of {len(paths)} rasters could not be mapped, the others are complete: "
@@ -148,14 +177,12 @@ def _opened(rasters: Rasters, options: MapOptions, gsd: float | None) -> Iterato
     try:
         yield source
     finally:
-        if source is not rasters:  # what was handed over open stays open
+        if isinstance(rasters, str | Path | Sequence):  # what was handed over open stays open
             source.close()
 
 
-def _files(rasters: Rasters) -> list[Path]:
-    if isinstance(rasters, str | Path):
-        return list_rasters([rasters])
-    return list_rasters(rasters) if isinstance(rasters, Sequence) else []
+def _area_file(options: MapOptions) -> list[Path]:
+    return [Path(options.area)] if isinstance(options.area, str | Path) else []
 
 
 def _describe(
@@ -165,12 +192,12 @@ def _describe(
     return {
         "version": version("torchgeo-debias"),
         "model": predictor.identity,
-        "overlap": options.overlap,
-        "min-score": options.min_score,
+        "overlap": float(options.overlap),
+        "min-score": float(options.min_score),
         "keep-background": options.keep_background,
-        "bands": None if options.bands is None else list(options.bands),
+        "bands": None if options.bands is None else [str(band) for band in options.bands],
         "nodata": repr(options.nodata),  # in JSON, NaN would not even equal itself
-        "crs": options.crs,
+        "crs": None if options.crs is None else str(options.crs),
         "area": area_digest(options.area),
         "results": dict(outputs),
     }

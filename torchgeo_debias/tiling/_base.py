@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,6 +49,11 @@ class GridSource(ABC):
     @abstractmethod
     def _read_inside(self, window: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Pixels (C, h, w) and mask (h, w) of a window inside the grid, in arrays of the caller's own."""
+
+    @property
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Every file that the pixels come from."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

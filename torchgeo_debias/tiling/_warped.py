@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -214,6 +215,11 @@ class WarpedSource(GridSource):
     def order_of(self, names: Sequence[str]) -> tuple[int, ...] | None:
         """As the source that is read."""
         return self._source.order_of(names)
+
+    @property
+    def files(self) -> list[Path]:
+        """Those behind the source."""
+        return self._source.files
 
     def identity(self) -> dict[str, Any]:
         """That of the source, and the grid."""

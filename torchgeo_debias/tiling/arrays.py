@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -125,6 +126,11 @@ class ArraySource(GridSource):
         )
         source._nodata = source._nodata._replace(nan=True)
         return source
+
+    @property
+    def files(self) -> list[Path]:
+        """None that this library knows of."""
+        return []
 
     def identity(self) -> dict[str, Any]:
         """Digest of the pixels and the mask, the place, and what stands for no data."""

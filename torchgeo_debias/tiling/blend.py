@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,14 @@ import numpy.typing as npt
 
 from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.engine import Answer
+from torchgeo_debias.tiling.maps import SCORE_NODATA
 from torchgeo_debias.tiling.plan import Axis, Tile
 
-PERCENT_NODATA = 255
-"""Stands in a map of scores where there is none."""
-
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 """By so much the weights on a pixel may miss a sum of 1: even scores at the threshold stay together."""
 
 
+@lru_cache(maxsize=256)
 def blend_weights(axis: Axis, tile: int) -> npt.NDArray[np.float32]:
     """How much each pixel of one tile counts along one axis; those of all tiles on a pixel sum to 1.
 
@@ -90,8 +90,12 @@ class PixelMerger:
             return
         (scores,) = answer
         if self._overlap:
-            down, across = blend_weights(self._plan.rows, tile.row), blend_weights(self._plan.columns, tile.column)
-            scores = scores * np.outer(down, across)
+            scores = _weighted(
+                scores,
+                blend_weights(self._plan.rows, tile.row),
+                blend_weights(self._plan.columns, tile.column),
+                self._overlap,
+            )
             scores[:, :, : self._overlap] += self._right
             self._right = scores[:, :, self._plan.columns.step :].copy()
             settled = scores[:, :, : tile.own.width]
@@ -101,11 +105,11 @@ class PixelMerger:
         else:
             settled = scores[:, :, : tile.own.width]
         ids, best = _best(settled[:, : tile.own.height], self._dtype)
-        valid = own if self._min_score <= 0 else own & (best >= self._min_score - _ROUNDING)
+        valid = own if self._min_score <= 0 else own & (best >= self._min_score - ROUNDING)
         self._rows["ids"][:, place] = np.where(valid, ids, self._nodata)
         if self._with_scores:
             percent = np.rint(best * 100).clip(0, 100).astype(np.uint8)
-            self._rows["percent"][:, place] = np.where(valid, percent, PERCENT_NODATA)
+            self._rows["percent"][:, place] = np.where(valid, percent, SCORE_NODATA)
 
     def settle(self, row: int) -> dict[str, npt.NDArray[Any]]:
         """``ids`` (rows, width) and, where asked for, ``percent``, the best score of each pixel in hundredths."""
@@ -116,7 +120,7 @@ class PixelMerger:
         rows, self._rows, self._column = self._rows, {}, -1
         mask = self._wanted.area.mask(top, height, self._plan.columns.length)
         if mask is not None:
-            for name, nodata in (("ids", self._nodata), ("percent", PERCENT_NODATA)):
+            for name, nodata in (("ids", self._nodata), ("percent", SCORE_NODATA)):
                 if name in rows:
                     rows[name][~mask] = nodata
         return rows
@@ -125,7 +129,7 @@ class PixelMerger:
         shape = (height, self._plan.columns.length)
         self._rows = {"ids": np.full(shape, self._nodata, dtype=self._dtype)}
         if self._with_scores:
-            self._rows["percent"] = np.full(shape, PERCENT_NODATA, dtype=np.uint8)
+            self._rows["percent"] = np.full(shape, SCORE_NODATA, dtype=np.uint8)
         self._right[:] = 0
 
     def _forget(self, first: int, end: int) -> None:
@@ -136,12 +140,26 @@ class PixelMerger:
             self._right[:] = 0
 
 
+def _weighted(
+    scores: npt.NDArray[np.float32], down: npt.NDArray[np.float32], across: npt.NDArray[np.float32], overlap: int
+) -> npt.NDArray[np.float32]:
+    """Scores (K, h, w) times the weights of their rows and columns; those in the middle of a tile are 1."""
+    if 2 * overlap > len(down):
+        weighted: npt.NDArray[np.float32] = scores * np.outer(down, across)
+        return weighted
+    scores = scores.copy()
+    for rim in (slice(overlap), slice(len(down) - overlap, None)):
+        scores[:, rim] *= down[rim, None]
+        scores[:, :, rim] *= across[rim]
+    return scores
+
+
 def _best(scores: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
     """Argmax and max over the first axis of (K, h, w): class by class, as numpy's own jumps about in memory."""
     best = scores[0].copy()
     ids = np.zeros(best.shape, dtype=dtype)
     for number in range(1, len(scores)):
         better = scores[number] > best
-        ids[better] = number
+        np.copyto(ids, number, where=better, casting="unsafe")
         np.maximum(best, scores[number], out=best)
     return ids, best

@@ -20,7 +20,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -56,7 +56,7 @@ class Journal:
 
     Attributes:
         folder: Where it lives.
-        resumed: Bands that an earlier attempt had finished.
+        resumed: Bands of the rasters announced so far that an earlier attempt had finished.
     """
 
     def __init__(self, output: Path, run: Mapping[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Journal:
             self._begin()
         except OSError as error:
             raise self._failed(error) from error
-        self.resumed = len(self._done)
+        self.resumed = 0
 
     def begin(self, name: str, identity: Mapping[str, Any]) -> int:
         """Announce a raster; what an earlier attempt did with another one of that name is dropped.
@@ -99,12 +99,12 @@ class Journal:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         known, before = self._rasters.get(name, (None, None))
         if known is not None and before == digest:
+            self.resumed += sum(key.raster == known for key in self._done)
             return known
         number = self._begun
         self._append({"raster": number, "begin": name, "identity": digest})
         if known is not None:
             _log.warning("%s has changed: starting it afresh.", name)
-            self.resumed -= sum(key.raster == known for key in self._done)
             self.discard(known)
         self._rasters[name], self._begun = (number, digest), number + 1
         return number
@@ -150,6 +150,10 @@ class Journal:
         entry = {"raster": key.raster, "band": key.band, "file": name, "crc": zlib.crc32(data)}
         self._append(entry)
         self._done[key] = entry
+
+    def count(self, raster: int) -> int:
+        """Number of finished bands of one raster."""
+        return sum(key.raster == raster for key in self._done)
 
     def parts(self, raster: int, names: Sequence[str] | None = None) -> Iterator[Part]:
         """What the finished bands of one raster came to, from the top; only the arrays of ``names`` where given."""
@@ -231,13 +235,20 @@ class Journal:
             self._append({"format": FORMAT, "version": VERSION, "run": self._run})
 
     def _afresh(self, odd: Sequence[str]) -> None:
+        """Drop all but the rasters that are finished: their files stand."""
         self._say_afresh(odd)
+        facts, rasters = self._facts, self._rasters
         self._file.close()
         try:
             self._open(0)
         except OSError as error:
             raise self._failed(error) from error
-        self.resumed = 0
+        for name, (number, digest) in rasters.items():
+            if number in facts:
+                self._append({"raster": self._begun, "begin": name, "identity": digest})
+                self._rasters[name] = (self._begun, digest)
+                self.finish(self._begun, facts[number])
+                self._begun += 1
 
     def _say_afresh(self, odd: Sequence[str]) -> None:
         names = ", ".join(name.replace("_", "-") for name in odd)
@@ -245,7 +256,9 @@ class Journal:
 
     def _is_ours(self) -> bool:
         return self.folder.is_dir() and all(
-            _OURS.fullmatch(item.name) and item.is_file() for item in self.folder.iterdir()
+            _OURS.fullmatch(item.name) and item.is_file()
+            for item in self.folder.iterdir()
+            if not item.name.startswith(".")  # file managers leave notes everywhere
         )
 
     def _read(self, path: Path) -> int:
@@ -288,7 +301,7 @@ class Journal:
     def _clear(self) -> None:
         self._done, self._facts, self._settings, self._rasters, self._begun = {}, {}, None, {}, 0
         for item in self.folder.iterdir():
-            if item.name != _LOCK:
+            if item.name != _LOCK and not item.name.startswith("."):
                 item.unlink()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -319,6 +332,36 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+@contextmanager
+def locked(paths: Sequence[Path]) -> Iterator[None]:
+    """Keep other runs from writing any of these files as long as the block lasts.
+
+    Raises:
+        OutputError: If one of them is written right now, or its folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            lock = FileLock(path.with_name(f".{path.name}.lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise OutputError(
+                    f"Another run is writing {path} right now; wait for it or choose another name."
+                ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"Cannot write {path}: {error.strerror or error}; choose an existing folder you may write to."
+                ) from error
+            stack.callback(_unlock, lock)
+        yield
+
+
+def _unlock(lock: FileLock) -> None:
+    with suppress(OSError):  # removed while it is held, so that whoever comes next makes a new one
+        Path(lock.lock_file).unlink()
+    lock.release()
 
 
 def require_space(folder: Path, needed: int, output: Path) -> None:

@@ -37,6 +37,7 @@ class _Part(NamedTuple):
         window: Its place on the mosaic's pixels.
         grid: Grid of that window, onto which it is resampled; None where its own pixels are those of the mosaic.
         identity: Of the raster.
+        files: Behind the raster.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class _Part(NamedTuple):
     window: Box
     grid: Grid | None
     identity: dict[str, Any]
+    files: list[Path]
 
 
 class MosaicSource(GridSource):
@@ -95,6 +97,11 @@ class MosaicSource(GridSource):
         self.block_shape = first.block_shape
         self._bands_given = bands is not None
         self._lay_out(base, parts)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the pixels come from."""
+        return [file for part in self._parts for file in part.files]
 
     def identity(self) -> dict[str, Any]:
         """Those of all rasters in order, and the grid."""
@@ -190,7 +197,7 @@ def _part(source: RasterSource, base: Grid) -> _Part:
     footprint = shapely.transform(footprint, lambda xy: xy + np.array([turn, 0]))
     x, y = apply(~base.transform, *shapely.get_coordinates(footprint).T)
     if same_crs and (window := _on_pixels(source.grid, base, turn)):
-        return _Part(source.path, footprint, window, None, source.identity())
+        return _Part(source.path, footprint, window, None, source.identity(), source.files)
     # Curved edges reach a little beyond the straight lines between their points.
     margin = 0 if same_crs else 1
     left, top = math.floor(min(x) + 1e-6) - margin, math.floor(min(y) + 1e-6) - margin
@@ -198,7 +205,7 @@ def _part(source: RasterSource, base: Grid) -> _Part:
     window = Box(left, top, max(right - left, 1), max(bottom - top, 1))
     t = moved(base.transform, left, top)
     own = Grid(window.width, window.height, base.crs, Affine(t.a, 0, t.c - turn, 0, t.e, t.f))
-    return _Part(source.path, widened(footprint, own), window, own, source.identity())
+    return _Part(source.path, widened(footprint, own), window, own, source.identity(), source.files)
 
 
 def _on_pixels(grid: Grid, base: Grid, turn: float) -> Box | None:

@@ -16,6 +16,7 @@ from torchgeo_debias.errors import ConfigError
 
 _BAND_ROWS = 512
 _MAX_BAND_ROWS = 4096
+_BAND_PIXELS = 2**23
 
 
 class Box(NamedTuple):
@@ -198,8 +199,9 @@ class TilePlan:
     def bands(self, block_rows: int, batch_size: int) -> list[Band]:
         """Cut the rows of tiles into bands: what is read, computed and written down as one.
 
-        A band has the rows of tiles that begin in the same stretch of the file, a whole number of its blocks high, so
-        that neighbouring bands decode few blocks twice. Rows of few tiles come in groups that fill a batch, and a
+        A band has the rows of tiles that begin in the same stretch of the file, a whole number of its blocks high
+        (a half or a quarter of one in very wide files, for the sake of memory), so that neighbouring bands decode few
+        blocks twice. Rows of few tiles come in groups that fill a batch, and a
         group stays in one band. Results do not depend on the bands.
 
         Args:
@@ -209,6 +211,8 @@ class TilePlan:
         group = self.group(batch_size)
         # Files of single rows, or of one block, would make a band of every row of tiles, or of all of them.
         height = block_rows * max(_BAND_ROWS // block_rows, 1) if block_rows <= _MAX_BAND_ROWS else _BAND_ROWS
+        while height * self.columns.length > _BAND_PIXELS and height > 1:
+            height //= 2
         starts = [
             row
             for row in range(0, self.rows.tiles, group)

@@ -19,7 +19,7 @@ import shapely
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, depth_first_order
 
-NO_SCORE = 255
+from torchgeo_debias.tiling.maps import SCORE_NODATA
 
 # Strips are worked on in slices, which bounds the memory of the work whatever the strips are.
 _SLICE_PIXELS = 2**19
@@ -63,7 +63,7 @@ def regions(
         strips: ``(row_off, ids (rows, W))`` from the top of the map to its bottom, without gaps; integers of one dtype.
         nodata: Id of pixels without class, within the range of that dtype; they belong to no region.
         skip: A class to leave out, such as the background.
-        scores: ``(row_off, percent (rows, W))`` for the same strips, uint8, 0 to 100, :data:`NO_SCORE` where there is
+        scores: ``(row_off, percent (rows, W))`` for the same strips, uint8, 0 to 100, :data:`SCORE_NODATA` for
             none.
 
     Yields:
@@ -203,9 +203,9 @@ def _tallies(begin: _Ints, shape: tuple[int, ...], percent: npt.NDArray[np.uint8
     pixels[begin < shape[1]] = 0
     if percent is None:
         return [pixels, np.zeros(len(begin)), np.zeros(len(begin))]
-    grid = np.full(shape, NO_SCORE, np.uint8)
+    grid = np.full(shape, SCORE_NODATA, np.uint8)
     grid[1:, 1:-1] = percent
-    has = (grid != NO_SCORE).ravel()
+    has = (grid != SCORE_NODATA).ravel()
     total = np.add.reduceat(np.where(has, grid.ravel(), 0), begin, dtype=np.int64)
     return [pixels, total, np.add.reduceat(has, begin, dtype=np.int64)]
 

@@ -77,6 +77,9 @@ class Source(Protocol):
         """Bands that would be read in the order of ``names``; None where they are, or where names do not tell."""
         ...
 
+    @property
+    def files(self) -> list[Path]: ...  # noqa: D102
+
     def identity(self) -> dict[str, Any]:
         """What the pixels hang on, in JSON types: equal identities give equal pixels."""
         ...
@@ -171,10 +174,15 @@ class RasterSource(GridSource):
         else:
             self._place(frame)
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the pixels come from."""
+        return sorted(_files(self._dataset))
+
     def identity(self) -> dict[str, Any]:
         """Name, size and time of every file behind the raster, where it lies, and what was asked for."""
         width, height, crs, t = self.grid
-        files = [(path, path.stat()) for path in sorted(_files(self._dataset))]
+        files = [(path, path.stat()) for path in self.files]
         return {
             "files": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
             "grid": [width, height, crs.to_wkt(), *t[:6]],
