@@ -338,8 +338,16 @@ def test_a_damaged_or_foreign_package_is_refused(
         (["{raster}", "--out", "{out}/tiles.gpkg", "--map", "{out}/none/map.tif"], "choose an existing folder"),
         (["{raster}"], "Nothing would be written"),
         (["{raster}", "--out-dir", "{out}", "--map", "{out}/map.tif"], "leave --out, --map and --scores away"),
-        (["{raster}", "--out-dir", "{out}", "--write", "layer,colours"], "--write takes any of layer, map, scores"),
-        (["{raster}", "--out-dir", "{out}", "--format", "shp"], "the name must end in"),
+        (["{raster}", "--out-dir", "{out}", "--write", "layer,colours"], "--write takes layer, map, scores"),
+        (["{raster}", "--out-dir", "{out}/new", "--format", "shp"], "--format takes gpkg, parquet, fgb, geojson;"),
+        (["{raster}", "--out-dir", "{out}/new", "--shape", "stars"], "--shape takes tiles, points, regions; received"),
+        (["{raster}", "--out-dir", "{out}/new", "--write", "map", "--format", "fgb"], "--format has no meaning"),
+        (["{raster}", "--out-dir", "{out}/new", "--write", ""], "--write takes layer, map, scores; received ''"),
+        (["{raster}", "--out", "{out}/t.gpkg", "--write", "map"], "have no meaning without --out-dir"),
+        (["{raster}", "--out", "{out}/t.gpkg", "--format", "fgb"], "have no meaning without --out-dir"),
+        (["{raster}", "--out", "{out}/t.gpkg", "--area", ""], "--area is empty"),
+        (["{raster}", "--out", "{out}/t.gpkg", "--area", " "], "--area is empty"),
+        (["{raster}", "--out", "{out}/t.gpkg", "--crs", "EPSG:99"], "'EPSG:99' is not a coordinate reference system"),
         (["{raster}", "--out", "{out}/t.gpkg", "--shape", "stars"], "tiles, points, regions"),
         (["{raster}", "--out", "{out}/t.gpkg", "--engine", "steam"], "local, ray or ray:ADDRESS"),
         (["{raster}", "--out", "{out}/t.gpkg", "--area", "no.gpkg"], "There is no area layer"),
@@ -377,6 +385,30 @@ def test_classify_refuses(
     assert part in result.sentence
     assert tiny.listing(out) == []
     assert tiny_scene.raster.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], "Nothing would be written"),
+        (["--out", "{out}/tiles.shp"], "the name must end in"),
+        (["--map", "{out}/none/map.tif"], "choose an existing folder"),
+        (["--map", "{raster}"], "would destroy the input"),
+        (["--out", "{out}/tiles.gpkg", "--shape", "stars"], "tiles, points, regions"),
+        (["--out-dir", "{out}/new", "--format", "shp"], "--format takes gpkg"),
+    ],
+)
+def test_outputs_are_refused_before_the_model_is_loaded(
+    run: Run, tiny_scene: Scene, out: Path, options: list[str], part: str
+) -> None:
+    given = [option.format(out=out, raster=tiny_scene.raster) for option in options]
+    assert part in run("classify", tiny_scene.raster, "--model", out / "never-read", *given).sentence
+    assert tiny.listing(out) == []
+
+
+def test_the_name_of_labelled_features_too(run: Run, tiny_scene: Scene, out: Path) -> None:
+    inputs = (tiny_scene.raster, tiny_scene.footprints, "--model", out / "never-read")
+    assert "the name must end in" in run("classify-features", *inputs, "--out", out / "x.shp").sentence
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,12 @@ def classify(
     map_path: Annotated[Path | None, typer.Option("--map", help="Class map as GeoTIFF.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Score of each pixel in percent, as GeoTIFF.")] = None,
     out_dir: Annotated[Path | None, typer.Option(help="Map each raster on its own, into this folder.")] = None,
-    write: Annotated[str, typer.Option(help="With --out-dir: any of layer,map,scores.")] = "layer,map",
-    layer_format: Annotated[str, typer.Option("--format", help="With --out-dir: ending of the layers.")] = "gpkg",
+    write: Annotated[
+        str | None, typer.Option(help="With --out-dir: any of layer,map,scores.", show_default="layer,map")
+    ] = None,
+    layer_format: Annotated[
+        str | None, typer.Option("--format", help="With --out-dir: ending of the layers.", show_default="gpkg")
+    ] = None,
     shape: Annotated[str, typer.Option(help="Features of the layer: tiles, points or regions.")] = "tiles",
     area: Annotated[
         str | None, typer.Option(help="Polygon layer, or left,bottom,right,top in the raster's CRS.")
@@ -189,8 +193,11 @@ def classify(
         area=area,
     )  # fmt: skip
     means = resources(engine, batch_size=batch_size, workers=workers, threads=threads, readers=readers)
+    # What comes out is checked before the model is loaded.
     if out_dir is None:
-        single = outputs(out, map_path, scores, shape)
+        if (write, layer_format) != (None, None):
+            raise ConfigError("--write and --format have no meaning without --out-dir: leave them out.")
+        single = outputs(rasters, out=out, class_map=map_path, scores=scores, shape=shape)
         predictor = _load(model, weights, precision, backend)
         with show.bar(quiet) as progress:
             summary = classify_raster(rasters, predictor, single, options, resources=means, progress=progress)
@@ -225,7 +232,9 @@ def classify_features(
     """Label the polygons or points of an existing layer."""
     from torchgeo_debias.cli.bands import parse_bands
     from torchgeo_debias.inference.features import classify_features as run
+    from torchgeo_debias.tiling.layers import check_layer_path
 
+    check_layer_path(out)  # before the model is loaded
     predictor = _load(model, weights, precision, backend)
     with show.bar(quiet) as progress:
         summary = run(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from torchgeo_debias.cli.bands import parse_bands
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources, Shape
 from torchgeo_debias.tiling.area import AreaLike
 from torchgeo_debias.tiling.engine import Engine, compute_bands
+from torchgeo_debias.tiling.layers import VECTOR_FORMATS
 
 _KINDS = ("layer", "map", "scores")
 
@@ -30,19 +32,37 @@ def map_options(
     return MapOptions(overlap, min_score, keep_background, parse_bands(bands), nodata, crs, _area(area))
 
 
-def outputs(out: Path | None, class_map: Path | None, scores: Path | None, shape: str) -> Outputs:
-    """The files of one raster or mosaic."""
-    return Outputs(out, class_map, scores, cast(Shape, shape))
+def outputs(
+    rasters: Sequence[Path], *, out: Path | None, class_map: Path | None, scores: Path | None, shape: str
+) -> Outputs:
+    """The files of one raster or mosaic.
+
+    Raises:
+        ConfigError: If there are none, or an option is unknown.
+        OutputError: If one cannot be written, or is one of the rasters.
+    """
+    files = Outputs(out, class_map, scores, cast(Shape, shape))
+    files.check(rasters)
+    return files
 
 
-def output_formats(write: str, layer_format: str, shape: str) -> OutputFormats:
-    """What each of many rasters becomes."""
-    kinds = [part.strip() for part in write.split(",")]
-    unknown = sorted(set(kinds) - set(_KINDS))
-    if unknown:
-        raise ConfigError(f"--write takes any of {', '.join(_KINDS)}; received {unknown[0]!r}.")
-    ending = f".{layer_format.lstrip('.')}"
-    return OutputFormats(ending if "layer" in kinds else None, "map" in kinds, "scores" in kinds, cast(Shape, shape))
+def output_formats(write: str | None, layer_format: str | None, shape: str) -> OutputFormats:
+    """What each of many rasters becomes: a layer and a map where nothing is said, layers as GeoPackage.
+
+    Raises:
+        ConfigError: If an option is unknown, or a format is given without layers.
+    """
+    kinds = ["layer", "map"] if write is None else [part.strip() for part in write.split(",")]
+    for kind in kinds:
+        _one_of("--write", kind, _KINDS)
+    _one_of("--shape", shape, get_args(Shape))
+    layer = None
+    if "layer" in kinds:
+        layer = f".{(layer_format or 'gpkg').lstrip('.').lower()}"
+        _one_of("--format", layer, VECTOR_FORMATS)
+    elif layer_format is not None:
+        raise ConfigError("--format has no meaning without layers: leave it out, or add layer to --write.")
+    return OutputFormats(layer, "map" in kinds, "scores" in kinds, cast(Shape, shape))
 
 
 def resources(
@@ -50,6 +70,12 @@ def resources(
 ) -> Resources:
     """What the run may use."""
     return Resources(batch_size, workers, threads, readers, _engine(engine))
+
+
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        names = ", ".join(name.removeprefix(".") for name in allowed)
+        raise ConfigError(f"{option} takes {names}; received {value.removeprefix('.')!r}.")
 
 
 def _engine(name: str) -> Engine:
@@ -64,6 +90,8 @@ def _engine(name: str) -> Engine:
 
 
 def _area(text: str | None) -> AreaLike | None:
+    if text is not None and not text.strip():
+        raise ConfigError("--area is empty; give a polygon layer, or left,bottom,right,top in the raster's CRS.")
     if text is None or os.path.exists(text):
         return text
     try:
