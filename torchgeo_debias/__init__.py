@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.tiling.opening import open_source
     from torchgeo_debias.training import TrainConfig, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ChipSpec",

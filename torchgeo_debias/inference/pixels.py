@@ -22,7 +22,6 @@ from torchgeo_debias.tiling.parts import Part
 from torchgeo_debias.tiling.plan import Tile, TilePlan
 from torchgeo_debias.tiling.source import Source
 
-
 _FEW = 16
 
 
