@@ -224,12 +224,23 @@ def test_refuses_before_any_work(tmp_path: Path) -> None:
         (tmp_path / "missing" / "map.tif", "existing folder"),
         (tmp_path / "folder.tif", "is a folder"),
         (Path("/proc/map.tif"), "existing folder"),
+        (tmp_path / f"{'x' * 248}.tif", "name too long"),
     ]:
         with pytest.raises(OutputError, match=words):
             check_map_path(path)
         with pytest.raises(OutputError, match=words):
             write_score_map(path, [], grid_of(np.zeros((1, 1))))
     assert os.listdir(tmp_path) == ["folder.tif"]
+
+
+def test_a_link_leads_to_the_new_map(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "map.tif").symlink_to(tmp_path / "disk" / "real.tif")
+    write_noise(tmp_path / "map.tif")
+    assert (tmp_path / "map.tif").is_symlink()
+    assert sorted(os.listdir(tmp_path / "disk")) == ["real.tif", "real.tif.aux.xml"]
+    write_score_map(tmp_path / "map.tif", strips(ids_of(40, 30)), grid_of(ids_of(40, 30)))
+    assert os.listdir(tmp_path / "disk") == ["real.tif"]
 
 
 def write_noise(path: Path) -> None:

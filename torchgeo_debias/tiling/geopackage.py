@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.errors import OutputError
 from torchgeo_debias.tiling.palette import Colour, palette
 
 _SYMBOLS = {
@@ -78,6 +79,29 @@ def add_default_style(geopackage: Path, layer: str, qml: str) -> None:
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) "
             "VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
         )
+
+
+def check_closed(geopackage: Path) -> None:
+    """Refuse to replace a GeoPackage of which a part waits in a file beside it: SQLite would put it into the new one.
+
+    Args:
+        geopackage: Not a link, for SQLite keeps its files beside what a link leads to; it need not exist.
+
+    Raises:
+        OutputError: If there is such a part.
+    """
+    waiting = geopackage.with_name(f"{geopackage.name}-wal")
+    if waiting.exists() and waiting.stat().st_size:
+        raise OutputError(
+            f"Cannot write {geopackage}: it is open in another program, such as QGIS; close it there first (or, where "
+            f"that program crashed, open and close the file once more, or delete {waiting.name})."
+        )
+
+
+def remove_journals(geopackage: Path) -> None:
+    """Remove what SQLite left beside a GeoPackage that is about to be replaced and would take for the new one's."""
+    for ending in ("-wal", "-shm", "-journal"):
+        geopackage.with_name(f"{geopackage.name}{ending}").unlink(missing_ok=True)
 
 
 def has_table(geopackage: Path, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -22,8 +23,14 @@ from pyproj import CRS
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import OutputError
-from torchgeo_debias.tiling.geopackage import add_default_style, class_style, count_rows
-from torchgeo_debias.tiling.staging import Staging, check_target
+from torchgeo_debias.tiling.geopackage import (
+    add_default_style,
+    check_closed,
+    class_style,
+    count_rows,
+    remove_journals,
+)
+from torchgeo_debias.tiling.staging import Staging, check_target, destination
 
 VECTOR_FORMATS = (".gpkg", ".parquet", ".fgb", ".geojson")
 
@@ -38,6 +45,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "FlatGeobuf": {"layer_options": {"SPATIAL_INDEX": "YES"}},
     "GeoJSON": {"layer_options": {"RFC7946": "YES"}},
 }
+# Names that GDAL or SQLite refuse, or that are taken by the table of styles.
+_NO_LAYER = re.compile(r"\W|gpkg|sqlite_|layer_styles$", re.IGNORECASE)
+# What pyogrio takes for something else than a part of a path.
+_NO_FOLDER = set("!\n\r\t")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 _JSON_FIELD = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 
 # In the order of shapely's type ids; a linear ring is stored as a line.
@@ -62,9 +75,18 @@ def check_layer_path(path: Path) -> None:
     """Refuse a name under which no layer can be written, before any work is done for it.
 
     Raises:
-        OutputError: If the ending is not one of :data:`VECTOR_FORMATS`, or the folder takes no files.
+        OutputError: If the ending is not one of :data:`VECTOR_FORMATS`, no file can have the name, the folder takes no
+            files, or another program writes to the GeoPackage that is there.
     """
-    check_target(Path(path), VECTOR_FORMATS)
+    path = Path(path)
+    check_target(path, VECTOR_FORMATS)
+    target = destination(path)
+    if path.suffix.lower() in _DRIVERS and (odd := _NO_FOLDER.intersection(str(target.parent))):
+        raise OutputError(
+            f"Cannot write {str(path)!r}: its folder has the character {min(odd)!r} in its name; choose another one."
+        )
+    if path.suffix.lower() == ".gpkg":
+        check_closed(target)
 
 
 def write_layer(
@@ -78,7 +100,8 @@ def write_layer(
 ) -> int:
     """Write features as they come; the file name's ending chooses the format.
 
-    - ``.gpkg``: GeoPackage 1.2 with one layer named like the file, a spatial index and, given a class table, a default
+    - ``.gpkg``: GeoPackage 1.2 with one layer named like the file (``layer_`` goes before names that no layer can
+      have, such as ``gpkg_`` or ``-1``), a spatial index and, given a class table, a default
       style that colours it in QGIS.
     - ``.parquet``: GeoParquet 1.1, geometry as WKB.
     - ``.fgb``: FlatGeobuf with a spatial index, in the order of which the features are stored.
@@ -111,6 +134,7 @@ def write_layer(
     path = Path(path)
     check_layer_path(path)
     driver = _DRIVERS.get(path.suffix.lower())
+    layer = _layer_name(path)
     with Staging(path, _WRITE_ERRORS) as staging:
         frames = _merged(staging.watch(parts))
         first = next(frames, None)
@@ -122,9 +146,12 @@ def write_layer(
         if driver is None:
             _write_parquet(staging.file, encoder, batches)
         else:
-            _write_ogr(staging.file, encoder, batches, driver, geometry_type)
-        if driver == "GPKG" and table is not None and (style := class_style(table, geometry_type)) is not None:
-            add_default_style(staging.file, path.stem, style)
+            _write_ogr(staging.file, layer, encoder, batches, driver, geometry_type)
+        if driver == "GPKG":
+            if table is not None and (style := class_style(table, geometry_type)) is not None:
+                add_default_style(staging.file, layer, style)
+            check_closed(staging.target)
+            remove_journals(staging.target)
     return encoder.rows
 
 
@@ -280,14 +307,19 @@ def _write_parquet(file: Path, encoder: _Encoder, batches: Iterator[pa.RecordBat
         writer.add_key_value_metadata({"geo": json.dumps(geo)})
 
 
+def _layer_name(path: Path) -> str:
+    name = _CONTROL.sub("_", path.stem)
+    return f"layer_{name}" if _NO_LAYER.match(name) else name
+
+
 def _write_ogr(
-    file: Path, encoder: _Encoder, batches: Iterator[pa.RecordBatch], driver: str, geometry_type: str
+    file: Path, layer: str, encoder: _Encoder, batches: Iterator[pa.RecordBatch], driver: str, geometry_type: str
 ) -> None:
     epsg = encoder.crs.to_epsg()
     write_arrow(
         pa.RecordBatchReader.from_batches(encoder.schema, batches),
         file,
-        layer=file.stem,
+        layer=layer,
         driver=driver,
         geometry_name=encoder.geometry,
         geometry_type=geometry_type,
@@ -295,14 +327,14 @@ def _write_ogr(
         **_OPTIONS[driver],
     )
     # GDAL may report no failure to write the last part of a file, or its index, on a full disk.
-    if not _is_complete(file, encoder, driver):
+    if not _is_complete(file, layer, encoder, driver):
         raise OSError("the file read back lacks features or their index")
 
 
-def _is_complete(file: Path, encoder: _Encoder, driver: str) -> bool:
+def _is_complete(file: Path, layer: str, encoder: _Encoder, driver: str) -> bool:
     if driver == "GPKG":
-        index = f"rtree_{file.stem}_geom_rowid"
-        return (count_rows(file, file.stem), count_rows(file, index)) == (encoder.rows, encoder.located)
+        index = f"rtree_{layer}_geom_rowid"
+        return (count_rows(file, layer), count_rows(file, index)) == (encoder.rows, encoder.located)
     if driver == "FlatGeobuf":
         return _read_last_number(file) == encoder.rows
     with file.open("rb") as lines:

@@ -115,7 +115,7 @@ def write_score_map(path: Path, strips: Iterable[Strip], grid: Grid) -> None:
     with _staging(path) as staging:
         _write_cog(staging, strips, grid, np.dtype(np.uint8), SCORE_NODATA, dress, "AVERAGE")
         # That of a file to be replaced may hold statistics, or names of classes, which are not those of the new one.
-        _companion(Path(path)).unlink(missing_ok=True)
+        _companion(staging.target).unlink(missing_ok=True)
 
 
 def _companion(path: Path) -> Path:
