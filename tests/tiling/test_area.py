@@ -16,11 +16,12 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from rasterio.features import rasterize
-from rasterio.transform import from_origin
+from rasterio.features import geometry_mask, rasterize
+from rasterio.transform import Affine, from_origin
 
 from tests.tiling.rasters import UTM
 from torchgeo_debias.errors import ConfigError, LabelError
+from torchgeo_debias.tiling import area as area_module
 from torchgeo_debias.tiling._place import apply
 from torchgeo_debias.tiling.area import Area, AreaLike, Wanted, area_digest
 from torchgeo_debias.tiling.grid import Grid
@@ -404,6 +405,27 @@ def test_digests_tell_areas_apart(tmp_path: Path) -> None:
     areas += [(0, 0, 10, 10), (0, 0, 10, 10.000001)]
     assert len({area_digest(area) for area in areas}) == len(areas)
     assert area_digest((0, 0, 10, 10)) == area_digest([0, 0, 10, 10])
+
+
+def test_a_mask_looks_only_at_the_parts_that_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(0).integers(0, 1000, (2, 200))
+    parts = shapely.get_parts(shapely.union_all(shapely.box(x, y, x + 3, y + 3)))
+    area = Area(shapely.multipolygons(parts))
+    tops, bottoms = shapely.bounds(parts)[:, 1::2].T
+    given: list[list[Any]] = []
+
+    def spy(shapes: list[Any], *args: Any, **options: Any) -> Any:
+        given.append(shapes)
+        return geometry_mask(shapes, *args, **options)
+
+    monkeypatch.setattr(area_module, "geometry_mask", spy)
+    monkeypatch.setattr(shapely, "bounds", None)  # asked once for all rows
+    strips = [area.mask(top, 50, 1003) for top in range(0, 1000, 50)]
+    assert [len(shapes) for shapes in given] == [
+        ((tops < top + 50) & (bottoms > top)).sum() for top in range(0, 1000, 50)
+    ]
+    whole = geometry_mask(list(parts), (1000, 1003), Affine.identity(), invert=True)
+    np.testing.assert_array_equal(np.concatenate([strip for strip in strips if strip is not None]), whole)
 
 
 def test_areas_can_be_sent_to_other_processes() -> None:

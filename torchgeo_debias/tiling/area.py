@@ -48,6 +48,9 @@ class Area:
             present: Where there may be data at all; everywhere where left out.
         """
         self._wanted, self._present = wanted, present
+        # An area may have thousands of parts, and rows as many: each looks only at the parts that reach it.
+        self._parts = shapely.get_parts(wanted)
+        _, self._tops, _, self._bottoms = shapely.bounds(self._parts).T
         both = [geometry for geometry in (wanted, present) if geometry is not None]
         self._shape = shapely.intersection_all(both) if both else None
         if self._shape is not None:
@@ -98,7 +101,7 @@ class Area:
         """Which pixels of full rows have their centre in the area of interest, (height, width); None for all."""
         if self._wanted is None:
             return None
-        shapes = [part for part in shapely.get_parts(self._wanted) if _reaches(part, top, top + height)]
+        shapes = self._parts[(self._tops < top + height) & (self._bottoms > top)].tolist()
         if not shapes:
             return np.zeros((height, width), dtype=bool)
         mask: npt.NDArray[np.bool_] = geometry_mask(shapes, (height, width), Affine(1, 0, 0, 0, 1, top), invert=True)
@@ -127,11 +130,6 @@ class Wanted:
 
     def __len__(self) -> int:
         return sum(len(self.columns(row)) for row in range(self.plan.rows.tiles))
-
-
-def _reaches(geometry: Any, top: int, bottom: int) -> bool:  # noqa: ANN401 - a shapely geometry
-    _, low, _, high = shapely.bounds(geometry)
-    return bool(low < bottom and high > top)
 
 
 def area_digest(area: AreaLike | None) -> str | None:
