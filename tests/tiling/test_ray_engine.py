@@ -20,6 +20,7 @@ from torchgeo_debias.inference.mapping import MapOptions, Outputs, Resources
 from torchgeo_debias.inference.predictor import Prediction
 from torchgeo_debias.inference.rasters import classify_raster
 from torchgeo_debias.progress import Progress
+from torchgeo_debias.tiling import ray_engine
 from torchgeo_debias.tiling.ray_engine import compute_bands_on_ray
 
 ON_RAY = Resources(batch_size=7, workers=1, threads=1, engine=compute_bands_on_ray)
@@ -78,6 +79,15 @@ def test_the_result_is_that_of_the_local_engine(cluster: None, raster: Path, tmp
     assert steps[-1].done == steps[-1].total
     for ending in (".parquet", ".tif", "_s.tif"):
         assert (tmp_path / f"here{ending}").read_bytes() == (tmp_path / f"ray{ending}").read_bytes()
+
+
+def test_more_cores_than_there_are_is_all_of_them(cluster: None, raster: Path, tmp_path: Path) -> None:
+    import ray
+
+    assert [ray_engine._cores(ray, wanted) for wanted in (1, 2, 64)] == [1, 2, 2]  # else what follows would not end
+    many = Resources(7, workers=1, threads=64, engine=compute_bands_on_ray)
+    summary = classify_raster(raster, ByColour(SPEC), Outputs(class_map=tmp_path / "a.tif"), resources=many)
+    assert sum(summary.counts.values()) == 160 * 8
 
 
 def test_a_lost_worker_costs_only_its_band(cluster: None, raster: Path, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def compute_bands_on_ray(
 
     Bands are independent: the rows of tiles that reach into one from above are computed with it, so a little is
     computed twice, and the result is the same. The raster and the model package must have the same path on every
-    machine, and the machines the same versions of everything. A band whose worker is lost goes to another one.
+    machine, and the machines the same versions of everything. A band whose worker is lost goes to another one. A
+    worker takes ``workers * threads`` cores, or all of the largest machine where that has fewer.
 
     Args:
         source: Opened again by each worker.
@@ -60,7 +61,7 @@ def compute_bands_on_ray(
     try:
         # As bytes, which workers read from shared memory, and unpack once instead of once a band.
         job = ray.put(ray.cloudpickle.dumps((source, wanted, task, settings)))
-        cores = settings.workers * settings.threads
+        cores = _cores(ray, settings.workers * settings.threads)
         compute = ray.remote(num_cpus=cores, max_retries=_RETRIES)(_compute)
         room = _SPARE * max(int(ray.cluster_resources().get("CPU", 1)) // cores, 1)
         todo = iter(bands)
@@ -103,6 +104,12 @@ def _connect(ray: Any, address: str | None) -> bool:  # noqa: ANN401 - the modul
             f"The Ray cluster {address or 'of this machine'} cannot be reached ({reason}); check its address."
         ) from error
     return True
+
+
+def _cores(ray: Any, wanted: int) -> int:  # noqa: ANN401 - the module
+    """How many cores to ask for: for more than any machine has, Ray would wait for ever, hoping for a larger one."""
+    largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1)
+    return max(min(wanted, largest), 1)
 
 
 def _get(ray: Any, reference: Any, band: Band) -> Part:  # noqa: ANN401 - the module and what it hands out
