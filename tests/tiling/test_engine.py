@@ -186,6 +186,48 @@ def test_threads_change_nothing(workers: int, readers: int) -> None:
     assert len(source.copies) == readers
 
 
+class Watched(FakeTask):
+    """Remembers which copy of the source read which column of a row of tiles."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.columns: dict[int, set[int]] = {}
+        self.rows: dict[int, set[int]] = {}
+
+    def cut(self, source: Source, tile: Tile) -> Cut:
+        self.columns.setdefault(tile.column, set()).add(id(source))
+        self.rows.setdefault(tile.row, set()).add(id(source))
+        return super().cut(source, tile)
+
+
+@pytest.mark.parametrize("batch", [3, 7, 11, 12, 40])
+def test_readers_share_every_row_and_each_keeps_its_columns(batch: int) -> None:
+    source = scene(60, 48, gaps=0)
+    plan = TilePlan.of(48, 60, 8, 0.5)
+    task = Watched(8)
+    compute(source, Wanted(plan, Area()), bands_of(plan, batch, [4]), Settings(batch, readers=3), task=task)
+    assert all(len(readers) == 1 for readers in task.columns.values())
+    assert all(len(readers) == 3 for readers in task.rows.values())
+    shares = Counter(reader for readers in task.columns.values() for reader in readers)
+    assert max(shares.values()) <= len(task.columns) / 2
+
+
+def test_readers_read_one_batch_together() -> None:
+    source = scene(8, 48, gaps=0)
+    plan = TilePlan.of(48, 8, 8)
+    together = threading.Barrier(3, timeout=20)
+
+    class Meeting(FakeTask):
+        def cut(self, source: Source, tile: Tile) -> Cut:
+            if tile.column % 2 == 0:
+                together.wait()
+            return super().cut(source, tile)
+
+    task = Meeting(8)
+    compute(source, Wanted(plan, Area()), plan.bands(512, 6), Settings(6, readers=3), task=task)
+    assert task.calls == [6]
+
+
 def test_one_reader_for_a_file_in_strips() -> None:
     source = scene(30, 20)
     source.block_shape = (1, 20)

@@ -216,9 +216,10 @@ class _Pipeline:
 
     def __init__(self, source: Source, task: Task, settings: Settings, columns: int) -> None:
         self._task = task
-        self._columns = columns
         # A file in strips as wide as itself would be decoded by every reader.
         readers = 1 if source.block_shape[1] >= source.width else settings.readers
+        # So wide that each reader has a share of a batch, in few pieces: readers decode the blocks on borders twice.
+        self._stripe = -(-min(settings.batch_size, columns) // readers)
         with ExitStack() as stack:
             self._sources = [stack.enter_context(closing(copy.copy(source))) for _ in range(readers)]
             self._stack = stack.pop_all()
@@ -250,15 +251,20 @@ class _Pipeline:
 
     def _submit(self, tiles: list[Tile]) -> Future[_Result]:
         # By place in the row: a reader finds in its cache the blocks that it decoded for the row above.
-        reader = tiles[0].column * len(self._readers) // self._columns
-        cuts = self._readers[reader].submit(self._read, self._sources[reader], tiles)
-        return self._models.submit(self._predict, tiles, cuts)
+        readers = np.array([tile.column for tile in tiles]) // self._stripe % len(self._readers)
+        shares = [(reader, np.flatnonzero(readers == reader).tolist()) for reader in np.unique(readers).tolist()]
+        reading = [
+            (places, self._readers[reader].submit(self._read, self._sources[reader], [tiles[i] for i in places]))
+            for reader, places in shares
+        ]
+        return self._models.submit(self._predict, tiles, reading)
 
     def _read(self, source: Source, tiles: list[Tile]) -> list[Cut]:
         return [self._task.cut(source, tile) for tile in tiles]
 
-    def _predict(self, tiles: list[Tile], reading: Future[list[Cut]]) -> _Result:
-        cuts = reading.result()
+    def _predict(self, tiles: list[Tile], reading: list[tuple[list[int], Future[list[Cut]]]]) -> _Result:
+        read = {i: cut for places, share in reading for i, cut in zip(places, share.result(), strict=True)}
+        cuts = [read[i] for i in range(len(tiles))]
         full = [i for i, cut in enumerate(cuts) if cut.valid.any()]
         answers: list[Answer | None] = [None] * len(tiles)
         if full:
