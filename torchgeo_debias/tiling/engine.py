@@ -218,14 +218,15 @@ class _Pipeline:
         self._task = task
         # A file in strips as wide as itself would be decoded by every reader.
         readers = 1 if source.block_shape[1] >= source.width else settings.readers
-        # So wide that each reader has a share of a batch, in few pieces: readers decode the blocks on borders twice.
-        self._stripe = -(-min(settings.batch_size, columns) // readers)
+        self._ahead = settings.workers + readers
+        # So narrow that each reader has a share of what is under way, but no narrower: the blocks on the borders of
+        # stripes are decoded twice.
+        self._stripe = -(-min(settings.batch_size * self._ahead, columns) // readers)
         with ExitStack() as stack:
             self._sources = [stack.enter_context(closing(copy.copy(source))) for _ in range(readers)]
             self._stack = stack.pop_all()
         self._readers = [ThreadPoolExecutor(1, thread_name_prefix="read") for _ in self._sources]
         self._models = ThreadPoolExecutor(settings.workers, thread_name_prefix="model")
-        self._ahead = settings.workers + readers
 
     def __enter__(self) -> _Pipeline:
         return self
