@@ -224,7 +224,7 @@ def test_refuses_before_any_work(tmp_path: Path) -> None:
         (tmp_path / "missing" / "map.tif", "existing folder"),
         (tmp_path / "folder.tif", "is a folder"),
         (Path("/proc/map.tif"), "existing folder"),
-        (tmp_path / f"{'x' * 248}.tif", "name too long"),
+        (tmp_path / f"{'x' * 248}.tif", "a shorter name"),
     ]:
         with pytest.raises(OutputError, match=words):
             check_map_path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -151,4 +152,5 @@ def _prefix(target: Path) -> str:
 
 
 def _no_place(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"Cannot write {path}: {error.strerror or error}; choose an existing folder you may write to.")
+    remedy = "a shorter name" if error.errno == errno.ENAMETOOLONG else "an existing folder you may write to"
+    return OutputError(f"Cannot write {path}: {error.strerror or error}; choose {remedy}.")
