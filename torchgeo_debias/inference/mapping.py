@@ -152,7 +152,7 @@ class MapOptions:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use; None is found out by a short probe.
+    """What a run may use; None is found out by a short probe, or a plain default where tiles are few.
 
     Attributes:
         batch_size: Tiles in one call of the model.

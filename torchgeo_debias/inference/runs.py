@@ -99,7 +99,6 @@ def run_many(
     options: MapOptions,
     resources: Resources,
     progress: ProgressCallback,
-    gsd: float | None = None,
 ) -> ClassifySummary:
     """Map many rasters, each on its own, with one journal in ``out_dir``; see :func:`run_one`.
 
@@ -118,7 +117,7 @@ def run_many(
     jobs: dict[int, MapJob] = {}
     for number, (path, outputs) in enumerate(zip(paths, results, strict=True)):
         try:
-            with _opened(path, options, gsd) as source:
+            with _opened(path, options) as source:
                 outputs.check([*paths, *source.files, *_area_file(options)])
                 jobs[number] = make_job(source, outputs)
         except RasterError as error:
@@ -140,7 +139,7 @@ def run_many(
         files: list[Path] = []
         for number in wanted:
             outputs = results[number]
-            with _opened(paths[number], options, gsd) as source:
+            with _opened(paths[number], options) as source:
                 job = make_job(source, outputs)
                 settings = _settings(journal, predictor, job, resources, tally.total)
                 raster = journal.begin(stems[number], source.identity())
@@ -172,7 +171,7 @@ def run_many(
 
 
 @contextmanager
-def _opened(rasters: Rasters, options: MapOptions, gsd: float | None) -> Iterator[Source]:
+def _opened(rasters: Rasters, options: MapOptions, gsd: float | None = None) -> Iterator[Source]:
     source = open_source(rasters, bands=options.bands, nodata=options.nodata, crs=options.crs, gsd=gsd)
     try:
         yield source
