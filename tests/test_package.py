@@ -9,7 +9,8 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy as copy_of
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests import tiny
-from torchgeo_debias.errors import OutputError, PackageError
+from torchgeo_debias._package_io import read_package
+from torchgeo_debias.errors import DebiasError, OutputError, PackageError
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.package import MODEL, ONNX, ONNX_INT8, ModelPackage, check_target
 
@@ -72,6 +74,37 @@ def sign(folder: Path) -> None:
     """Make the digests right, as somebody would who means to deceive or has another program."""
     digests = {n: hashlib.sha256(d).hexdigest() for n, d in files_of(folder).items() if n != MODEL}
     edit(folder, lambda info: info.update(files=digests))
+
+
+_WRONG: tuple[Any, ...] = (None, "x", -1, [], {})
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where the values of a JSON object are that hold no others, and where lists are."""
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if path and not isinstance(value, dict):
+        yield path
+    for key, part in items:
+        yield from leaves(part, (*path, key))
+
+
+def damaged(info: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``model.json`` with one value after the other in place of each leaf, and without it."""
+    for path in leaves(info):
+        for value in _WRONG:
+            changed = copy_of(info)
+            parent(changed, path)[path[-1]] = value
+            yield f"{'.'.join(map(str, path))} = {value!r}", changed
+        changed = copy_of(info)
+        del parent(changed, path)[path[-1]]
+        yield f"no {'.'.join(map(str, path))}", changed
+
+
+def parent(value: Any, path: tuple[str | int, ...]) -> Any:
+    """What holds the value at a path."""
+    for key in path[:-1]:
+        value = value[key]
+    return value
 
 
 def refused(path: Path, part: str) -> None:
@@ -349,6 +382,21 @@ def test_tensors_that_make_no_sense_are_refused(
 def test_a_model_json_of_another_shape_is_refused(copy: Path, change: Edit, part: str) -> None:
     edit(copy, change)
     refused(copy, part)
+
+
+def test_no_damaged_leaf_ends_in_a_traceback(copy: Path, tiny_weights: Path) -> None:
+    info, files = read_package(copy)
+    refusals = []
+    for change, other in damaged(info):
+        try:
+            package = ModelPackage.parse("model", other, files)
+            assert json.loads(json.dumps(package.to_json())) is not None, change
+            if change.removeprefix("no ").startswith(("backbone", "input", "classes")):
+                PackagePredictor(package, weights=str(tiny_weights), precision="32").predict(*chips(1))
+        except DebiasError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100
+    assert not [text for text in refusals if "\n" in text or not text.endswith(".")]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[1, 2]", "null", '"text"', "[" * 100_000, '{"a": NaN}', "\x80"])

@@ -7,15 +7,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
 
-from tests.test_package import Edit, edit, files_of, refused, rewrite, sign
+from tests.test_package import Edit, damaged, edit, files_of, refused, rewrite, sign
 from tests.tiny_objects import SIDE
-from torchgeo_debias.errors import PackageError
+from torchgeo_debias._package_io import read_package
+from torchgeo_debias.errors import DebiasError, PackageError
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.inference.detector import DetectorPredictor, build_detector
 from torchgeo_debias.package import MODEL, DetectorPackage, ModelPackage, load_package
@@ -119,7 +122,16 @@ def test_a_changed_byte_shows(copy: Path, name: str) -> None:
     [
         (lambda i: i.pop("detector"), "damaged"),
         (lambda i: i["detector"].update(channels=0), "damaged"),
-        (lambda i: i["detector"].update(depth=3), "damaged"),
+        (lambda i: i["detector"].update(depth=3), "Unknown field depth"),
+        (lambda i: i["detector"].update(channels=-3), "channels of a detector must lie between 1 and 4096"),
+        (lambda i: i["detector"].update(levels=10**9), "levels of a detector must lie between 1 and 8"),
+        (lambda i: i["detector"].update(levels=2.5), "levels must be a whole number"),
+        (lambda i: i["detector"].update(oriented="x"), "oriented must be true or false"),
+        (lambda i: i["detector"].pop("oriented"), "oriented is missing"),
+        (lambda i: i.update(detector=3), "must be an object"),
+        (lambda i: i["input"]["tile"].update(strides="x"), "Unknown field strides"),
+        (lambda i: i["input"]["tile"].update(scale="x"), "scale must be a number"),
+        (lambda i: i["input"]["tile"].pop("size"), "size is missing"),
         (lambda i: i["input"].pop("tile"), "damaged"),
         (lambda i: i["input"]["tile"].update(size="64"), "damaged"),
         (lambda i: i["input"]["tile"].update(min_visible=0), "damaged"),
@@ -130,6 +142,22 @@ def test_a_changed_byte_shows(copy: Path, name: str) -> None:
 def test_a_model_json_of_another_shape_is_refused(copy: Path, change: Edit, part: str) -> None:
     edit(copy, change)
     refused_detector(copy, part)
+
+
+def test_no_damaged_leaf_ends_in_a_traceback(copy: Path, tiny_weights: Path) -> None:
+    info, files = read_package(copy)
+    tile = np.zeros((1, 3, SIDE, SIDE), np.uint8), np.ones((1, SIDE, SIDE), bool)
+    refusals = []
+    for change, other in damaged(info):
+        try:
+            package = DetectorPackage.parse("model", other, files)
+            assert json.loads(json.dumps(package.to_json())) is not None, change
+            if change.removeprefix("no ").startswith(("backbone", "input", "classes", "detector")):
+                DetectorPredictor(package, weights=str(tiny_weights), precision="32").predict(*tile)
+        except DebiasError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100
+    assert not [text for text in refusals if "\n" in text or not text.endswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +197,15 @@ def test_neck_and_head_of_another_form_are_refused_before_use(
     odd = replace(tiny_detector, raw=other) if raw else replace(tiny_detector, model=other)
     with pytest.raises(PackageError, match="Neck and head in the model package do not fit"):
         build_detector(odd, str(tiny_weights), raw=raw)
+
+
+@pytest.mark.parametrize("change", [{"levels": 8}, {"convs": 16}, {"channels": 4096}, {"up": 5}, {"up": 0}])
+def test_a_form_that_the_weights_do_not_have_is_refused_before_it_is_built(
+    tiny_detector: DetectorPackage, tiny_weights: Path, change: dict[str, Any]
+) -> None:
+    odd = replace(tiny_detector, detector=replace(tiny_detector.detector, **change))
+    with pytest.raises(PackageError, match="Neck and head in the model package do not fit"):
+        build_detector(odd, str(tiny_weights))
 
 
 def test_a_detector_takes_the_place_of_a_classifier(copy: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from torchgeo_debias._package_io import (
 from torchgeo_debias.classes import GROUPS, ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.errors import ConfigError, DataError, PackageError
+from torchgeo_debias.fields import read_fields
 
 VERBS = {"classification": "classify", "detection": "detect"}
 """What runs the packages of each task."""
@@ -222,7 +223,7 @@ def _common(info: Mapping[str, Any], files: Files) -> dict[str, Any]:
         "bands": tuple(given["bands"]),
         "dtype": str(given["dtype"]),
         "normalisation": Normalisation.from_json(given["normalisation"]),
-        "backbone": BackboneInfo(**info["backbone"]),
+        "backbone": read_fields(BackboneInfo, info["backbone"], "backbone."),
         "finetuned": load_finite(BACKBONE, files) if BACKBONE in files else None,
         "method": dict(info["method"]),
         "metrics": dict(info["metrics"]),
@@ -268,11 +269,10 @@ def check_provenance(values: Mapping[str, Any], *counts: str) -> None:
 
 def _check_input(package: Package) -> None:
     np.dtype(package.dtype)
-    texts = {name: value for name, value in vars(package.backbone).items() if name != "dim"}
-    if not all(isinstance(text, str) for text in [*texts.values(), *package.bands]):
-        raise TypeError("the names of backbone and bands must be text")
-    if not isinstance(package.backbone.dim, int):
-        raise TypeError("the length of a feature must be a whole number")
+    if not all(isinstance(band, str) for band in package.bands):
+        raise TypeError("the names of bands must be text")
+    if min(package.table.counts) < 0:
+        raise ValueError("the count of a class is negative")
     if len(package.bands) != package.normalisation.bands:
         raise ValueError("bands and normalisation differ in number")
     odd = sorted(set(package.table.groups) - {*GROUPS, "background"})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, DataError
+from torchgeo_debias.fields import read_fields
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,12 @@ class ChipSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ChipSpec:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**values)
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: If it is of another form.
+        """
+        return read_fields(cls, values)
 
 
 @dataclass(frozen=True)

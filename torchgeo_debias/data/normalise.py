@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 
 Stretch = Literal["none", "sqrt", "log", "percentile"]
 
@@ -111,9 +112,12 @@ class Normalisation:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Normalisation:
-        """Read what :meth:`to_json` wrote."""
-        lists = {k: tuple(values[k]) for k in ("mean", "std", "low", "high")}
-        return cls(**lists, stretch=values["stretch"])
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: If it is of another form.
+        """
+        return read_fields(cls, values)
 
 
 def _stretch(x: Tensor, stretch: Stretch, low: Tensor | float, high: Tensor | float) -> Tensor:

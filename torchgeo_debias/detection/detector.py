@@ -18,6 +18,7 @@ from torchgeo_debias.detection.coding import decode
 from torchgeo_debias.detection.head import FcosHead, Outputs
 from torchgeo_debias.detection.neck import build_neck
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,13 @@ class DetectorConfig:
     up: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("channels", 1), ("convs", 0), ("levels", 1), ("up", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of a detector must be at least {least}; received {getattr(self, name)}.")
+        # Beyond these nothing of use is built, and a damaged package would fill the memory.
+        limits = {"channels": (1, 4096), "convs": (0, 16), "levels": (1, 8), "up": (0, 5)}
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(
+                    f"{name} of a detector must lie between {least} and {most}; received {getattr(self, name)}."
+                )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -50,8 +55,12 @@ class DetectorConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DetectorConfig:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**values)
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: If it is of another form.
+        """
+        return read_fields(cls, values)
 
 
 class Found(NamedTuple):

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchgeo_debias.backbones import Precision
+from torchgeo_debias.backbones import Backbone, Precision
 from torchgeo_debias.data.objects import TileSpec
 from torchgeo_debias.detection import Detector
 from torchgeo_debias.errors import ConfigError, PackageError
 from torchgeo_debias.inference.classifier import Face, merge, pretrained, whole_path
 from torchgeo_debias.inference.computing import Computing
 from torchgeo_debias.inference.predictor import Found
-from torchgeo_debias.package import DetectorPackage
+from torchgeo_debias.package import DetectorPackage, DetectorParts
 
 MIN_SCORE = 0.05
 """Objects with a lower score are never told, as is usual where average precision is measured."""
@@ -133,15 +133,24 @@ def build_detector(package: DetectorPackage, weights: str, *, raw: bool = False)
             "The model keeps no biased twin: only the method deblora makes one, and this is a model of "
             f"{package.method.get('method')}."
         )
-    detector = Detector(merge(pretrained(package, weights), part.adapter), len(package.table.names), package.detector)
-    own = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("backbone.")}
-    wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    if wanted != {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}:
-        raise PackageError(
-            f"Neck and head in the model package do not fit the backbone {package.backbone.name}; train it again."
-        )
+    backbone = merge(pretrained(package, weights), part.adapter)
+    _check_form(package, part, backbone)
+    detector = Detector(backbone, len(package.table.names), package.detector)
     detector.load_state_dict(part.tensors, strict=False)
     return detector.requires_grad_(False)
+
+
+def _check_form(package: DetectorPackage, part: DetectorParts, backbone: Backbone) -> None:
+    """Whether neck and head have the shapes that the package says."""
+    misfit = f"Neck and head in the model package do not fit the backbone {package.backbone.name}"
+    try:
+        with torch.device("meta"):  # so that not even a wrong form takes memory
+            detector = Detector(backbone, len(package.table.names), package.detector)
+    except ConfigError as error:
+        raise PackageError(f"{misfit}: {error}") from error
+    own = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("backbone.")}
+    if {name: tensor.shape for name, tensor in own.items()} != {n: t.shape for n, t in part.tensors.items()}:
+        raise PackageError(f"{misfit}; train it again.")
 
 
 def _reload(

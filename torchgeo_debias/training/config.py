@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from torchgeo_debias.backbones import LoraSettings, Pool, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.training.fields import check_fields
+from torchgeo_debias.fields import read_fields
 
 Method = Literal["probe", "probe-la", "lora", "lora-la", "finetune", "deblora"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -113,11 +113,9 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote; fields that are left out keep their defaults.
 
         Raises:
             ConfigError: If a field is unknown or its value is of another type.
         """
-        check_fields(cls, values)
-        nested = {"lora": LoraSettings.from_json(values["lora"]), "debias": DebiasSettings.from_json(values["debias"])}
-        return replace(cls(), **{**values, **nested})
+        return read_fields(cls, values)

@@ -14,6 +14,7 @@ from torchgeo_debias.boxes.convert import Floats, oriented_to_horizontal, to_cor
 from torchgeo_debias.data.objects.objects import LabelledImage, ObjectSet, visible_share
 from torchgeo_debias.data.windows import cut_square
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 
 _ROUNDING = 1e-6
 """By so much a share may miss what is asked for: that of a whole box need not come out as 1."""
@@ -80,8 +81,12 @@ class TileSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TileSpec:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**values)
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: If it is of another form.
+        """
+        return read_fields(cls, values)
 
 
 class Tile(NamedTuple):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from torchgeo_debias.backbones import LoraSettings, Precision
@@ -12,7 +12,7 @@ from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.detection import DetectorConfig
 from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.training.fields import check_fields
+from torchgeo_debias.fields import read_fields
 
 DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
 DETECT_METHODS: tuple[DetectMethod, ...] = get_args(DetectMethod)
@@ -126,9 +126,4 @@ class DetectConfig:
         Raises:
             ConfigError: If a field is unknown or its value is of another type.
         """
-        check_fields(cls, values)
-        kinds: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-            "lora": LoraSettings.from_json, "debias": DebiasSettings.from_json, "detector": DetectorConfig.from_json,
-        }  # fmt: skip
-        nested = {name: read(values[name]) for name, read in kinds.items() if name in values}
-        return replace(cls(), **{**values, **nested})
+        return read_fields(cls, values)
