@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tests.inference.fakes import ByColour, mosaic
 from tests.tiling.rasters import write_raster
 from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.errors import Cancelled, ConfigError, LabelError, OutputError, RasterError
-from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources
+from torchgeo_debias.inference.mapping import MapJob, MapOptions, OutputFormats, Outputs, Resources
 from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
 from torchgeo_debias.progress import Progress
 from torchgeo_debias.tiling.journal import locked
@@ -258,6 +260,69 @@ def test_a_mended_raster_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     summary = classify_rasters(paths, model, out, resources=ONE)
     assert sum(model.calls) == summary.tiles == sum(summary.counts.values()) == 54
     assert sorted(os.listdir(out)) == ["a.gpkg", "b.gpkg", "c.gpkg"]
+
+
+def test_of_many_rasters_each_is_let_go_of_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchgeo_debias.inference import rasters
+
+    first = scene(tmp_path / "0.tif", rows=1)
+    paths = [first, *(Path(shutil.copy(first, tmp_path / f"{number}.tif")) for number in range(1, 12))]
+    make, made = rasters._job, list[weakref.ref[MapJob]]()
+    most = 0
+
+    def watched(*given: Any) -> MapJob:
+        nonlocal most
+        job = make(*given)
+        made.append(weakref.ref(job))
+        most = max(most, sum(one() is not None for one in made))
+        return job
+
+    monkeypatch.setattr(rasters, "_job", watched)
+    summary = classify_rasters(paths, ByColour(SPEC), tmp_path / "out", resources=ONE)
+    assert (len(made), summary.tiles) == (24, 72)  # each is looked at, then mapped
+    assert most <= 2
+
+
+def test_many_rasters_need_no_open_file_each(tmp_path: Path) -> None:
+    """Systems allow a process some hundred open files."""
+    first = scene(tmp_path / "0.tif", rows=1)
+    paths = [first, *(Path(shutil.copy(first, tmp_path / f"{number}.tif")) for number in range(1, 12))]
+    most = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal most
+        locks = [name for name in os.listdir(tmp_path / "out") if name.endswith(".lock")]
+        most = max(most, len(locks))
+
+    formats = OutputFormats(class_map=True, scores=True)
+    classify_rasters(paths, ByColour(SPEC), tmp_path / "out", formats, resources=ONE, progress=count)
+    assert 0 < most <= 4  # of the folder, and of the three results of one raster
+
+
+def test_two_runs_into_one_folder_are_refused_whatever_they_do(tmp_path: Path) -> None:
+    path, out = scene(tmp_path / "m.tif", rows=1), tmp_path / "out"
+    out.mkdir()
+    with locked([out]), pytest.raises(OutputError, match=r"Another run is writing .*out right now"):
+        classify_rasters([path], ByColour(SPEC), out, resources=ONE)
+    assert os.listdir(out) == []
+
+
+def test_a_raster_that_is_gone_when_its_turn_comes_does_not_stop_the_others(tmp_path: Path) -> None:
+    paths = [scene(tmp_path / f"{name}.tif", rows=1) for name in "abc"]
+
+    def lose(progress: Progress) -> None:
+        paths[1].unlink(missing_ok=True)
+
+    with pytest.raises(RasterError, match=r"1 of 3 rasters .* no raster at .*b\.tif"):
+        classify_rasters(paths, ByColour(SPEC), tmp_path / "out", resources=ONE, progress=lose)
+    assert {"a.gpkg", "c.gpkg"} <= set(os.listdir(tmp_path / "out"))
+
+
+def test_an_overlap_with_which_a_run_would_take_for_ever_is_refused() -> None:
+    for overlap in (0.91, 1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"overlap of tiles must lie between 0 and 0\.9"):
+            MapOptions(overlap=overlap)
+    assert MapOptions(overlap=0.9).overlap == 0.9
 
 
 def test_an_area_passes_rasters_over(tmp_path: Path) -> None:

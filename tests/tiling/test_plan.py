@@ -11,7 +11,7 @@ from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.tiling.plan import Axis, Box, TilePlan
 
 SIZES = st.integers(1, 24)
-OVERLAPS = st.floats(0, 0.95)
+OVERLAPS = st.floats(0, 0.9)
 
 
 @settings(deadline=None)
@@ -114,14 +114,16 @@ def test_without_overlap_a_cell_is_its_tile() -> None:
     assert [tuple(s) for s in plan.columns.shares(1)] == [(1, 1.0)]
 
 
-@pytest.mark.parametrize(("window", "overlap", "word"), [(0.4, 0.0, "pixel"), (10, 1.0, "below 1"), (10, -0.1, "0")])
+@pytest.mark.parametrize(
+    ("window", "overlap", "word"), [(0.4, 0.0, "pixel"), (10, 1.0, "between 0 and"), (10, -0.1, "0")]
+)
 def test_refuses_impossible_plans(window: float, overlap: float, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         TilePlan.of(10, 10, window, overlap)
 
 
 @settings(max_examples=200, deadline=None)
-@given(length=st.integers(1, 400), window=st.integers(1, 90), overlap=st.floats(0, 0.95), data=st.data())
+@given(length=st.integers(1, 400), window=st.integers(1, 90), overlap=st.floats(0, 0.9), data=st.data())
 def test_whatever_is_no_longer_than_the_overlap_lies_in_the_tile_whose_core_has_its_middle(
     length: int, window: int, overlap: float, data: st.DataObject
 ) -> None:

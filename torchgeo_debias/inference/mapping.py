@@ -22,6 +22,7 @@ from torchgeo_debias.tiling.journal import require_space
 from torchgeo_debias.tiling.layers import check_layer_path
 from torchgeo_debias.tiling.maps import check_map_path
 from torchgeo_debias.tiling.parts import Part
+from torchgeo_debias.tiling.plan import check_overlap
 from torchgeo_debias.tiling.source import Source
 
 Shape = Literal["tiles", "points", "regions", "boxes"]
@@ -128,7 +129,7 @@ class MapOptions:
     """How a map is made, whatever the raster.
 
     Attributes:
-        overlap: Share of a tile that the next one covers again, ``0 <= overlap < 1``.
+        overlap: Share of a tile that the next one covers again, 0 to 0.9.
         min_score: Tiles, cells, pixels or objects below this score are left out, 0..1.
         keep_background: Also write features of the background class.
         bands: Bands to read, by number from 1 or by name, in the model's order; all but alpha where left out.
@@ -149,6 +150,7 @@ class MapOptions:
     area: AreaLike | None = None
 
     def __post_init__(self) -> None:
+        check_overlap(self.overlap)
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"The lowest score must lie between 0 and 1; received {self.min_score}.")
 
@@ -298,20 +300,28 @@ class Tally:
         self.tell(facts["done"])
 
 
-def require_room(jobs: Sequence[MapJob]) -> None:
-    """Refuse runs that the disks have no room for, by a rough estimate: maps and polygons shrink very differently.
+def room(job: MapJob) -> Counter[Path]:
+    """Bytes that a run needs in each folder, by a rough estimate: maps and polygons shrink very differently."""
+    needed: Counter[Path] = Counter()
+    pixels = job.source.width * job.source.height
+    records = len(job.wanted) * (_BYTES_A_TILE if job.features is None else job.features.bytes_a_tile)
+    parts = pixels * (job.outputs.painted + job.outputs.scored) * _PART_BYTES_A_PIXEL
+    needed[job.outputs.paths[0].parent] += int(parts + records)
+    for path in job.outputs.paths:
+        rough = records if path == job.outputs.layer else pixels * _MAP_BYTES_A_PIXEL
+        needed[path.parent] += int(rough)
+    return needed
+
+
+def require_room(needed: Mapping[Path, int], output: Path) -> None:
+    """Refuse runs that the disks have no room for.
+
+    Args:
+        needed: See :func:`room`; of several runs, summed up.
+        output: Named in the sentence.
 
     Raises:
         OutputError: If less is free where results, or the parts they are made of, go.
     """
-    needed: Counter[Path] = Counter()
-    for job in jobs:
-        pixels = job.source.width * job.source.height
-        records = len(job.wanted) * (_BYTES_A_TILE if job.features is None else job.features.bytes_a_tile)
-        parts = pixels * (job.outputs.painted + job.outputs.scored) * _PART_BYTES_A_PIXEL
-        needed[job.outputs.paths[0].parent] += int(parts + records)
-        for path in job.outputs.paths:
-            rough = records if path == job.outputs.layer else pixels * _MAP_BYTES_A_PIXEL
-            needed[path.parent] += int(rough)
     for folder, size in needed.items():
-        require_space(folder, size, jobs[0].outputs.paths[0])
+        require_space(folder, size, output)

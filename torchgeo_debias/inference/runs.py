@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,14 +23,16 @@ from torchgeo_debias.inference.mapping import (
     Resources,
     Tally,
     require_room,
+    room,
 )
 from torchgeo_debias.inference.predictor import TilePredictor
 from torchgeo_debias.inference.probe import tune
-from torchgeo_debias.inference.results import ClassifySummary
+from torchgeo_debias.inference.results import ClassifySummary, check_overwrite
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.tiling.engine import Settings
 from torchgeo_debias.tiling.journal import Journal, locked
 from torchgeo_debias.tiling.opening import list_rasters, open_source
+from torchgeo_debias.tiling.plan import LARGEST_OVERLAP
 from torchgeo_debias.tiling.source import Source
 
 Rasters = Path | Sequence[Path] | Source
@@ -40,9 +43,6 @@ _WORTH_A_PROBE = 500
 
 _BATCH_PIXELS = 800_000
 """Pixels of one batch where nothing was probed: activations stay small."""
-
-_LARGEST_OVERLAP = 0.9
-"""Share of a tile; with more, each spot would be looked at a hundred times and more."""
 
 _NAMED = 3
 """So many broken rasters are named in the closing sentence."""
@@ -70,12 +70,12 @@ def run_one(
         progress: Told about finished tiles.
         gsd: Metres per pixel to read at; None reads the raster as it is.
     """
-    with _opened(rasters, options, gsd) as source:
+    with opened(rasters, bands=options.bands, nodata=options.nodata, crs=options.crs, gsd=gsd) as source:
         outputs.check([*source.files, *_area_file(options)])
         job = make_job(source)
         if not len(job.wanted):
             raise LabelError(f"The area asked for does not meet {source.name}; check the CRS and the place of both.")
-        require_room([job])
+        require_room(room(job), outputs.paths[0])
         made = {"shape": outputs.shape, "layer": outputs.layer is not None, "map": outputs.class_map is not None}
         run = _describe(predictor, options, made | {"scores": outputs.scores is not None})
         with locked(outputs.paths), Journal(outputs.paths[0], run) as journal:
@@ -89,7 +89,8 @@ def run_one(
                 f"There is no data in the bands read of {source.name}, or none in the area asked for; check the nodata "
                 "value (--nodata), the bands (--bands) and the area (--area)."
             )
-    return _summary(predictor, tally, outputs.paths, (*job.notes, *_cut(tally, job), *_resumed(journal)))
+    notes = (*job.notes, *_cut(tally, _tile(job)), *_resumed(journal))
+    return _summary(predictor, tally, outputs.paths, notes)
 
 
 def run_many(
@@ -109,54 +110,53 @@ def run_many(
     """
     paths = list_rasters(rasters)
     stems = [path.stem for path in paths]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    twice = sorted(stem for stem, times in Counter(stems).items() if times > 1)
     if twice:
         raise ConfigError(f"Two rasters are called {twice[0]}, so their results would be too; map them one by one.")
     make_folder(out_dir)
     results = [formats.of(out_dir, stem) for stem in stems]
+    check_overwrite(paths, [path for outputs in results for path in outputs.paths])
+
+    # There may be thousands of rasters: no more than two of them are in memory, or open, at a time.
+    @contextmanager
+    def made(number: int) -> Iterator[MapJob]:
+        with opened(paths[number], bands=options.bands, nodata=options.nodata, crs=options.crs) as source:
+            results[number].check([*source.files, *_area_file(options)])
+            yield make_job(source, results[number])
 
     failures: list[str] = []
-    jobs: dict[int, MapJob] = {}
-    for number, (path, outputs) in enumerate(zip(paths, results, strict=True)):
+    tiles: dict[int, int] = {}
+    needed: Counter[Path] = Counter()
+    for number in range(len(paths)):
         try:
-            with _opened(path, options) as source:
-                outputs.check([*paths, *source.files, *_area_file(options)])
-                jobs[number] = make_job(source, outputs)
+            with made(number) as job:
+                tiles[number] = len(job.wanted)
+                if tiles[number]:
+                    needed += room(job)
         except RasterError as error:
             failures.append(str(error))
-    tiles = {number: len(job.wanted) for number, job in jobs.items()}
     wanted = [number for number, count in tiles.items() if count]
     if tiles and not wanted:
         raise LabelError(f"The area asked for meets none of the {len(tiles)} rasters; check the CRS and the place.")
-    require_room([jobs[number] for number in wanted])
+    require_room(needed, out_dir)
     notes: dict[str, None] = {}
     if len(wanted) < len(tiles):
         notes[f"{len(tiles) - len(wanted)} rasters lie outside the area."] = None
     empty: list[str] = []
+    files: list[Path] = []
+    tally = Tally(sum(tiles.values()), len(predictor.table.names), progress, options.verb)
+    tile = 0
 
-    written = [path for number in wanted for path in results[number].paths]
     run = _describe(predictor, options, asdict(formats))
-    with locked(written), Journal(out_dir / options.verb, run) as journal:
-        tally = Tally(sum(tiles.values()), len(predictor.table.names), progress, options.verb)
-        files: list[Path] = []
+    with locked([out_dir]), Journal(out_dir / options.verb, run) as journal:
         for number in wanted:
-            outputs = results[number]
-            with _opened(paths[number], options) as source:
-                job = make_job(source, outputs)
-                settings = _settings(journal, predictor, job, resources, tally.total)
-                raster = journal.begin(stems[number], job.source.identity())
-                if (facts := journal.finished(raster)) and all(Path(path).exists() for path in facts["files"]):
-                    tally.take(facts)
-                else:
-                    before = tally.facts()
-                    try:
-                        found = run_map(job, journal, raster, settings, resources.engine, tally)
-                    except (RasterError, OutputError) as error:
-                        failures.append(str(error))
-                        continue
-                    made = [str(path) for path in outputs.paths] if found else []
-                    facts = {**tally.facts(before), "files": made}
-                    journal.finish(raster, facts)
+            try:
+                with made(number) as job, locked(results[number].paths):
+                    facts = _finish(journal, stems[number], job, predictor, resources, tally)
+            except (RasterError, OutputError) as error:
+                failures.append(str(error))
+                continue
+            tile = max(tile, _tile(job))
             notes |= dict.fromkeys(job.notes)
             files += map(Path, facts["files"])
             empty += [] if facts["files"] else [stems[number]]
@@ -169,16 +169,44 @@ def run_many(
             f"{len(failures)} of {len(paths)} rasters could not be mapped, the others are complete: "
             f"{' '.join(failures[:_NAMED])}"
         )
-    return _summary(predictor, tally, tuple(files), (*notes, *_cut(tally, job), *_resumed(journal)))
+    return _summary(predictor, tally, tuple(files), (*notes, *_cut(tally, tile), *_resumed(journal)))
+
+
+def _finish(
+    journal: Journal, name: str, job: MapJob, predictor: TilePredictor, resources: Resources, tally: Tally
+) -> dict[str, Any]:
+    """Map one raster of many, unless its files are there already.
+
+    Returns:
+        The facts of it: its counts and files.
+    """
+    settings = _settings(journal, predictor, job, resources, tally.total)
+    raster = journal.begin(name, job.source.identity())
+    if (facts := journal.finished(raster)) and all(Path(path).exists() for path in facts["files"]):
+        tally.take(facts)
+        return facts
+    before = tally.facts()
+    found = run_map(job, journal, raster, settings, resources.engine, tally)
+    facts = {**tally.facts(before), "files": [str(path) for path in job.outputs.paths] if found else []}
+    journal.finish(raster, facts)
+    return facts
 
 
 @contextmanager
-def _opened(rasters: Rasters, options: MapOptions, gsd: float | None = None) -> Iterator[Source]:
-    source = open_source(rasters, bands=options.bands, nodata=options.nodata, crs=options.crs, gsd=gsd)
+def opened(
+    rasters: Rasters,
+    *,
+    bands: Sequence[int | str] | None = None,
+    nodata: float | None = None,
+    crs: object | None = None,
+    gsd: float | None = None,
+) -> Iterator[Source]:
+    """What :func:`~torchgeo_debias.tiling.opening.open_source` opens; what was handed over open stays open."""
+    source = open_source(rasters, bands=bands, nodata=nodata, crs=crs, gsd=gsd)
     try:
         yield source
     finally:
-        if isinstance(rasters, str | Path | Sequence):  # what was handed over open stays open
+        if isinstance(rasters, str | Path | Sequence):
             source.close()
 
 
@@ -218,15 +246,19 @@ def _defaults(predictor: TilePredictor, job: MapJob) -> dict[str, int]:
     return {"batch_size": min(max(_BATCH_PIXELS // pixels, 1), 64), "workers": workers, "threads": 1}
 
 
-def _cut(tally: Tally, job: MapJob) -> list[str]:
-    """What to do about objects that are larger than the overlap of the tiles."""
+def _tile(job: MapJob) -> int:
+    """Side of a tile, pixels of the raster."""
+    return job.wanted.plan.columns.window
+
+
+def _cut(tally: Tally, tile: int) -> list[str]:
+    """What to do about objects that are larger than the overlap of tiles of so many pixels."""
     if not tally.cut:
         return []
-    tile = job.wanted.plan.columns.window
     advice = (
         f"raise the overlap to at least {math.ceil(100 * tally.reach / tile) / 100:.2f} "
         f"({tally.reach} of {tile} pixels)"
-        if tally.reach <= _LARGEST_OVERLAP * tile
+        if tally.reach <= LARGEST_OVERLAP * tile
         else f"they may be longer than a tile ({tile} pixels)"
     )
     return [f"{tally.cut} objects reach the rim of their tile and may be cut: {advice}."]

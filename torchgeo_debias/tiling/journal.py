@@ -336,14 +336,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def locked(paths: Sequence[Path]) -> Iterator[None]:
-    """Keep other runs from writing any of these files as long as the block lasts.
+    """Keep other runs from writing any of these files, or into these folders, as long as the block lasts.
+
+    A folder's lock lies in it and knows nothing of its files.
 
     Raises:
         OutputError: If one of them is written right now, or its folder cannot be written to.
     """
     with ExitStack() as stack:
         for path in paths:
-            lock = FileLock(path.with_name(f".{path.name}.lock"))
+            lock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
             try:
                 lock.acquire(timeout=0)
             except Timeout as error:

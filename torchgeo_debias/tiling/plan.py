@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from torchgeo_debias.errors import ConfigError
 
+LARGEST_OVERLAP = 0.9
+"""Share of a tile; with more, each spot would be looked at more than a hundred times."""
+
 _BAND_ROWS = 512
 _MAX_BAND_ROWS = 4096
 _BAND_PIXELS = 2**23
@@ -134,6 +137,19 @@ class Axis:
         return shares
 
 
+def check_overlap(overlap: float) -> None:
+    """Refuse an overlap of tiles that is no share, or above :data:`LARGEST_OVERLAP`.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if not 0 <= overlap <= LARGEST_OVERLAP:
+        raise ConfigError(
+            f"The overlap of tiles must lie between 0 and {LARGEST_OVERLAP}, as each spot is looked at "
+            f"1 / (1 - overlap)^2 times; received {overlap}."
+        )
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """A regular grid of square tiles over a raster, with the cells on which their predictions are laid down.
@@ -158,13 +174,12 @@ class TilePlan:
             width: Of the raster, pixels.
             height: Of the raster, pixels.
             window: Side of a tile, pixels; rounded.
-            overlap: Share of a tile that the next one covers again, ``0 <= overlap < 1``.
+            overlap: Share of a tile that the next one covers again, see :func:`check_overlap`.
 
         Raises:
             ConfigError: If the overlap is out of range or the tile is smaller than a pixel.
         """
-        if not 0 <= overlap < 1:
-            raise ConfigError(f"The overlap of tiles must be at least 0 and below 1; received {overlap}.")
+        check_overlap(overlap)
         side = round(window)
         if side < 1:
             raise ConfigError(f"A tile must be at least one pixel wide; received {window:.3g} pixels.")

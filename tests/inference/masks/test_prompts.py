@@ -15,6 +15,7 @@ from tests.inference.masks.fakes import GREY, SPEC, ByPaint, Patches, read
 from tests.tiling.rasters import UTM, write_raster
 from torchgeo_debias.errors import LabelError, OutputError
 from torchgeo_debias.inference.masks.prompts import segment_boxes
+from torchgeo_debias.tiling.source import RasterSource
 
 # Left, top, right, bottom in pixels, and the colour: two in one tile, one on every seam, one in a corner.
 OBJECTS = [((4, 6, 12, 10), 0), ((20, 3, 28, 12), 1), ((30, 28, 40, 37), 2), ((60, 66, 70, 70), 0)]
@@ -93,6 +94,13 @@ def test_a_box_longer_than_its_tile_is_told(tmp_path: Path) -> None:
     assert found["cut"].tolist() == [True, False, False, False]
     assert found.area[0] == 32 * 5 * 4
     assert summary.notes == ("1 boxes reach beyond their tile of 32 pixels, and so may their objects.",)
+
+
+def test_a_source_that_was_handed_over_stays_open(tmp_path: Path, raster: Path) -> None:
+    with RasterSource(raster) as source:
+        for name in ("a.parquet", "b.parquet"):
+            segment_boxes(source, boxes(), Patches(), tmp_path / name)
+        np.testing.assert_array_equal(source.read(0, 0, 70, 70)[0], scene())
 
 
 def test_refusals(tmp_path: Path, raster: Path) -> None:

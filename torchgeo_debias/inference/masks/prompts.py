@@ -29,10 +29,9 @@ from torchgeo_debias.inference.results import (
     count_classes,
     prediction_columns,
 )
-from torchgeo_debias.inference.runs import Rasters
+from torchgeo_debias.inference.runs import Rasters, opened
 from torchgeo_debias.progress import ProgressCallback, silent, track
 from torchgeo_debias.tiling.layers import check_layer_path, write_layer
-from torchgeo_debias.tiling.opening import open_source
 from torchgeo_debias.tiling.plan import TilePlan
 from torchgeo_debias.tiling.source import RasterSource, Source, extent
 
@@ -106,7 +105,7 @@ def segment_boxes(
     frame = read_layer(layer).reset_index(drop=True)
     if len(frame) and not frame.geom_type.str.endswith("Polygon").all():
         raise LabelError("The boxes to find masks in must be polygons; points and lines have no inside.")
-    with open_source(rasters, bands=bands, nodata=nodata, crs=crs) as source:
+    with opened(rasters, bands=bands, nodata=nodata, crs=crs) as source:
         check_overwrite([*source.files, *([] if isinstance(layer, gpd.GeoDataFrame) else [Path(layer)])], [out])
         if chips is not None:
             check_source(source, chips)
