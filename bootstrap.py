@@ -29,6 +29,7 @@ SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 UNFINISHED = VENV / "bootstrap-unfinished"
 EXTRAS = {"demo": "demo", "test": "dev"}
+QGIS_TESTS = "qgis_tests/run.py"
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",))
 
 # What uv calls the settings of pip that say where packages come from. `find-links` stays out on purpose: a local file
@@ -112,19 +113,24 @@ def ensure_pip() -> None:
 
 
 def install(extras: str) -> None:
-    """Install this project, editable, with its extras: by uv if that works, else by pip; the versions are equal."""
-    requirements = ("-c", "constraints.txt", "-e", f".[{extras}]")
-    pip = (PYTHON, "-m", "pip", "install")
+    """Install this project, editable, with its extras."""
+    put_into(PYTHON, "-e", f".[{extras}]")
+
+
+def put_into(python: Path, *requirements: str) -> None:
+    """Install packages for a Python with the tools of ``.venv``: by uv, else by pip; the versions are equal."""
+    requirements = ("-c", "constraints.txt", *requirements)
+    pip = (PYTHON, "-m", "pip")
     # The constraints reach the build environments too. A relative name, since pip splits these values at spaces.
     env = os.environ | {"PIP_CONSTRAINT": "constraints.txt", "PIP_BUILD_CONSTRAINT": "constraints.txt", "PIP_USER": "0"}
-    if succeeds(*pip, "-qq", "uv", env=env):
-        listing = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
-        uv = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--compile-bytecode")
+    if succeeds(*pip, "install", "-qq", "uv", env=env):
+        listing = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False)
+        uv = (PYTHON, "-m", "uv", "pip", "install", "--python", python, "--compile-bytecode")
         uv_env = uv_environment(listing.stdout) | os.environ
         if succeeds(*uv, "--build-constraints", "constraints.txt", *requirements, env=uv_env):
             return
     say("Installing with pip instead of uv, which takes some minutes more.")
-    if not succeeds(*pip, *requirements, env=env):
+    if not succeeds(*pip, "--python", python, "install", *requirements, env=env):
         raise SetupError(
             "The packages could not be installed: see pip's message above, then run the same command again."
         )
@@ -162,13 +168,17 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Run every check, whatever the ones before it said; pytest comes last and its exit code wins; returns 0 or not."""
+    """Run every check, whatever the ones before it said; returns 0 or not. Arguments choose among pytest's alone."""
     failed = []
     for name, *options in CHECKS:
         title = " ".join([name, *options])
         say(f"== {title}")
         if not succeeds(SCRIPTS / name, *options):
             failed.append(title)
+    if not arguments:
+        say("== QGIS plugin")
+        if not succeeds(PYTHON, QGIS_TESTS):
+            failed.append("QGIS plugin")
     say("== pytest" if not failed else f"== pytest, after FAILED: {', '.join(failed)}")
     pytest: list[str | Path] = [SCRIPTS / "pytest", "-n", "2", "--durations=10", *arguments]
     return subprocess.run(pytest, cwd=ROOT, check=False).returncode or int(bool(failed))

@@ -94,13 +94,29 @@ def test_a_venv_without_its_configuration_is_not_trusted(clone: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
-@pytest.mark.parametrize(("failing", "expected"), [("", 0), ("mypy", 1), ("pytest", 3)])
+@pytest.mark.parametrize(("failing", "expected"), [("", 0), ("mypy", 1), ("python", 1), ("pytest", 3)])
 def test_every_check_runs_and_counts(clone: Path, failing: str, expected: int) -> None:
     bootstrap.SCRIPTS.mkdir(parents=True)
-    for name in ("ruff", "mypy", "lint-imports", "pytest"):
+    for name in ("ruff", "mypy", "lint-imports", "python", "pytest"):
         script = bootstrap.SCRIPTS / name
         script.write_text(f"#!/bin/sh\necho {name} $@ >> ran\nexit {3 if name == failing else 0}\n")
         script.chmod(0o755)
     assert bootstrap.test([]) == expected
     ran = (clone / "ran").read_text().splitlines()
-    assert ran == ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest -n 2 --durations=10"]
+    assert ran == [
+        "ruff check .", "ruff format --check .", "mypy", "lint-imports", "python qgis_tests/run.py",
+        "pytest -n 2 --durations=10",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
+def test_arguments_choose_among_the_tests_of_the_library(clone: Path) -> None:
+    bootstrap.SCRIPTS.mkdir(parents=True)
+    for name in ("ruff", "mypy", "lint-imports", "python", "pytest"):
+        script = bootstrap.SCRIPTS / name
+        script.write_text(f"#!/bin/sh\necho {name} $@ >> ran\n")
+        script.chmod(0o755)
+    assert bootstrap.test(["-k", "boxes"]) == 0
+    ran = (clone / "ran").read_text().splitlines()
+    assert ran[-1] == "pytest -n 2 --durations=10 -k boxes"
+    assert not any("qgis" in line for line in ran)
