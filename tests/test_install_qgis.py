@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import install_qgis
 import pytest
-
-from qgis_tests import install_qgis
 
 MODERN = """\
 # a comment
