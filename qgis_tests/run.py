@@ -54,15 +54,7 @@ def main(arguments: list[str]) -> int:
         **os.environ, "PATH": install_qgis.SYSTEM_PATH, "QT_QPA_PLATFORM": "offscreen",
         "TORCHGEO_DEBIAS_PYTHON": str(bootstrap.PYTHON),
     }  # fmt: skip
-    command = [
-        PYTHON,
-        "-m",
-        "pytest",
-        "--rootdir",
-        ROOT / "qgis_tests",
-        "--durations=5",
-        *(arguments or ["qgis_tests"]),
-    ]
+    command = [str(PYTHON), "-m", "pytest", "--rootdir=qgis_tests", "--durations=5", *(arguments or ["qgis_tests"])]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
