@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 _INTERRUPTED = 130
+_STOPPED = "Stopped; nothing was left half-written."
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -328,21 +330,35 @@ def _repeated(arguments: list[str], option: str) -> list[str]:
     return result
 
 
+def run(arguments: Sequence[str]) -> None:
+    """Run a verb in this process, and let through what it raises.
+
+    Args:
+        arguments: As a shell would give them, without the name of the program; none ask for help.
+
+    Raises:
+        DebiasError: If an option is wrong or the verb refuses its input.
+        Cancelled: If the run was stopped, with Ctrl+C too.
+    """
+    given = _repeated([*arguments], "--raster") or ["--help"]
+    try:
+        code = app(given, prog_name="torchgeo-debias", standalone_mode=False)
+    except _USAGE_ERROR as error:
+        raise ConfigError(error.format_message()) from error
+    except KeyboardInterrupt as error:
+        raise Cancelled(_STOPPED) from error
+    if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
+        raise Cancelled(_STOPPED)
+
+
 def main() -> None:
     """Entry point: run a verb; refused input ends with one sentence on stderr and exit code 2."""
     show.plain_logging()
     try:
-        code = app(
-            _repeated(sys.argv[1:], "--raster") or ["--help"], prog_name="torchgeo-debias", standalone_mode=False
-        )
-        if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
-            raise KeyboardInterrupt
-    except (Cancelled, KeyboardInterrupt, typer.Abort):
-        show.error("Stopped; nothing was left half-written.")
+        run(sys.argv[1:])
+    except Cancelled:
+        show.error(_STOPPED)
         sys.exit(_INTERRUPTED)
     except DebiasError as error:
         show.error(str(error))
-        sys.exit(2)
-    except _USAGE_ERROR as error:
-        show.error(error.format_message())
         sys.exit(2)

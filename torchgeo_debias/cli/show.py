@@ -1,4 +1,4 @@
-"""What the command line prints: bars on stderr, results on stdout."""
+"""What the command line prints: bars on stderr, results on stdout; or what it tells a listener instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -27,6 +28,31 @@ _FILES = 6
 """Files that are named one by one."""
 
 
+class Listener(Protocol):
+    """Another program that runs verbs in its own process, and takes what would be shown to a person."""
+
+    def progress(self, progress: Progress) -> None:
+        """Take a step of the run; may raise :class:`~torchgeo_debias.errors.Cancelled` to stop it."""
+        ...
+
+    def result(self, value: dict[str, Any]) -> None:
+        """Take what the verb prints with ``--json``."""
+        ...
+
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell ``listener`` of progress and results in this block, and show neither."""
+    before = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
+
+
 def line(text: str) -> None:
     """One line of result."""
     typer.echo(text)
@@ -39,6 +65,9 @@ def error(sentence: str) -> None:
 
 def as_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout."""
+    if (listener := _listener.get()) is not None:
+        listener.result(value)
+        return
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
@@ -56,6 +85,9 @@ def plain_logging() -> None:
 @contextmanager
 def bar(quiet: bool) -> Iterator[ProgressCallback]:
     """A callback that draws one bar a stage on stderr."""
+    if (listener := _listener.get()) is not None:
+        yield listener.progress
+        return
     if quiet:
         yield silent
         return
@@ -127,10 +159,10 @@ def agreement(exports: dict[str, Any]) -> None:
         line(f"  {name:<16}{entry['same_class']:>8.1%} same class, probabilities {mean:.1e} apart, at most {most:.1e}")
 
 
-def average_precision(after: DetectionScores, before: DetectionScores | None) -> None:
-    """AP50 of the groups, beside that of the plain LoRA where it was kept."""
+def average_precision(after: DetectionScores, before: DetectionScores | None, twin: str = "LoRA") -> None:
+    """AP50 of the groups, beside that of the twin where one was kept."""
     line(
-        f"{'AP50':<8}" + (f"{'LoRA':>8}" if before is not None else "") + f"{'model':>8}{'AP75':>8}{after.ap_name:>10}"
+        f"{'AP50':<8}" + (f"{twin:>8}" if before is not None else "") + f"{'model':>8}{'AP75':>8}{after.ap_name:>10}"
     )
     for key in ("head", "middle", "tail", "macro"):
         old = _hundredths(before.ap50[key]) if before is not None else ""
@@ -153,13 +185,18 @@ def package(model: ModelPackage | DetectorPackage) -> None:
         "backbone": f"{model.backbone.name} ({model.backbone.licence}), weights {model.backbone.digest[:12]}",
         "bands": f"{', '.join(model.bands)} ({model.dtype})",
         **(_of_classifier(model) if model.task == "classification" else _of_detector(model)),
-        "compared with": "plain LoRA" if model.raw is not None else "nothing",
+        "compared with": _twin(model) if model.raw is not None else "nothing",
         "seed": model.provenance.get("seed"),
     }
     for name, value in facts.items():
         line(f"{name:<14}{value}")
     line("classes")
     class_counts(model.table)
+
+
+def _twin(model: ModelPackage | DetectorPackage) -> str:
+    equal = model.task == "detection" and model.twin == "control"
+    return "a control of as many steps" if equal else "plain LoRA"
 
 
 def _of_classifier(model: Any) -> dict[str, str]:  # noqa: ANN401 (its module imports torch)
