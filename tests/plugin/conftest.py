@@ -1,4 +1,4 @@
-"""The plugin's package on the path, and workers that are small scripts with the faults of real ones."""
+"""Workers that are small scripts with the faults of real ones, each standing where a Python is expected."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qgis_plugin"))
-
-from debias_mapper.runtime import client as client_module  # noqa: E402
-from debias_mapper.runtime.client import WorkerClient  # noqa: E402
+from debias_mapper.runtime import client as client_module
+from debias_mapper.runtime.client import WorkerClient
 
 HEAD = """\
 #!{python}
