@@ -215,7 +215,7 @@ def check(ours: Path, theirs: Path) -> int:
 def compare(path: Path, oriented: bool, batch: int, repeats: int) -> dict[str, Any]:
     with rasterio.open(path) as dataset:
         model = PeakFinder(oriented, dataset.read(window=Window(0, 0, 2 * TILE, 2 * TILE))[None])
-    options = DetectOptions(overlap=OVERLAP / TILE, suppression=THRESHOLD)
+    options = DetectOptions(overlap=OVERLAP / TILE, min_score=0, suppression=THRESHOLD)
     ours, theirs = path.with_name("ours.gpkg"), path.with_name("theirs.gpkg")
 
     def detected() -> None:

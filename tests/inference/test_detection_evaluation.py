@@ -6,18 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
+from tests.tiling.rasters import write_raster
 from tests.tiny_objects import NAMES, SIDE, scenes
 from torchgeo_debias.boxes.convert import Floats, horizontal_to_oriented
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.data.objects import ArrayPicture, LabelledImage, ObjectSet, TileSpec
+from torchgeo_debias.data.objects import ArrayPicture, LabelledImage, ObjectSet, SourcePicture, TileSpec
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.inference.detection_evaluation import evaluate_objects, find_objects
+from torchgeo_debias.inference.detections import DetectOptions, detect_raster
 from torchgeo_debias.inference.detector import DetectorPredictor
+from torchgeo_debias.inference.mapping import Outputs, Resources
 from torchgeo_debias.inference.predictor import Found
 from torchgeo_debias.package import DetectorPackage
 
@@ -84,6 +88,43 @@ def test_each_object_of_an_image_of_many_tiles_is_found_once(overlap: float) -> 
     assert max(seer.calls) == 7
     scores = evaluate_objects(seer, set_of(*images), overlap=overlap)
     assert scores.ap["macro"] == pytest.approx(1.0)
+
+
+class Placed(Seer):
+    """As runs over rasters know models."""
+
+    identity = "seer"
+
+    @property
+    def scale(self) -> float:
+        return self.spec.scale
+
+    def use_threads(self, n: int) -> None:
+        pass
+
+    def _see(self, image: npt.NDArray[Any]) -> Found:
+        boxes, scores, classes = super()._see(image)
+        total = image.astype(np.float64).sum()  # whatever pixel differs is seen in the scores
+        return Found(boxes, (scores * (0.5 + total % 997 / 2000)).astype(np.float32), classes % 3)
+
+
+@pytest.mark.parametrize("gsd", [2.0, 1.9, 2.06, 3.1, 0.7])
+def test_rasters_are_seen_as_the_images_of_a_test_are(tmp_path: Path, gsd: float) -> None:
+    rng = np.random.default_rng(0)
+    pixels = ndimage.gaussian_filter(rng.random((1, 180, 150)), (0, 2, 2))
+    pixels = ((pixels - pixels.min()) / np.ptp(pixels) * 110).astype(np.uint8)
+    path = write_raster(tmp_path / "r.tif", pixels)  # of 2 m
+    model: Any = Placed(TileSpec(48, gsd=gsd))
+    options = DetectOptions(min_score=0.05)
+    detect_raster(path, model, Outputs(tmp_path / "a.parquet"), options, resources=Resources(4, 1, 1))
+    found = gpd.read_parquet(tmp_path / "a.parquet")
+    image = LabelledImage("r", "r", SourcePicture(path), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+    (guess,) = find_objects(model, set_of(image))
+    assert len(found) == len(np.asarray(guess.scores)) > 20
+    boxes = (found.bounds.to_numpy()[:, [0, 3, 2, 1]] - np.array([500_000, 5_400_000] * 2)) / np.array([2, -2] * 2)
+    ours, theirs = np.lexsort(boxes.round(6).T), np.lexsort(np.asarray(guess.boxes).round(6).T)
+    np.testing.assert_allclose(boxes[ours], np.asarray(guess.boxes)[theirs], atol=1e-6)
+    np.testing.assert_allclose(found["score"].to_numpy()[ours], np.asarray(guess.scores)[theirs], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_job_can_be_sent_to_another_process(tmp_path: Path) -> None:
 
     path = write_scene(tmp_path / "m.tif", random_scene(2, 90, 90, 10, 14), 90, 90)
     with RasterSource(path) as source:
-        job = _job(source, ByPatch(gsd=4.0), Outputs(tmp_path / "a.gpkg"), DetectOptions())
+        job = _job(source, ByPatch(gsd=4.0), Outputs(tmp_path / "a.gpkg"), DetectOptions(min_score=0))
         copied = pickle.loads(pickle.dumps((job.source, job.wanted, job.task)))
         assert copied[0].grid == job.source.grid
         images, valid = np.zeros((2, 1, 64, 64), np.uint8), np.ones((2, 64, 64), bool)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +22,25 @@ from tests.inference.fakes import ByColour
 from tests.tiling.rasters import UTM, noise, write_raster
 from torchgeo_debias.boxes.suppress import suppress
 from torchgeo_debias.errors import Cancelled, ConfigError, LabelError, OutputError, RasterError
-from torchgeo_debias.inference.box_rows import BOX_FIELDS, box_columns
+from torchgeo_debias.inference.box_rows import BOX_FIELDS, BoxFeatures, box_columns
 from torchgeo_debias.inference.detections import DetectOptions, detect_raster, detect_rasters
 from torchgeo_debias.inference.mapping import OutputFormats, Outputs, Resources
+from torchgeo_debias.inference.masks.segment import SegmentOptions
 from torchgeo_debias.inference.predictor import Found
 from torchgeo_debias.inference.rasters import classify_raster
 from torchgeo_debias.progress import Progress
+from torchgeo_debias.tiling.area import Area
 from torchgeo_debias.tiling.grid import Grid
+from torchgeo_debias.tiling.parts import Part, pack
 
 ONE = Resources(batch_size=3, workers=1, threads=1)
-EVERYTHING = DetectOptions(overlap=0.0)
+WEAK: dict[str, Any] = {"min_score": 0.0}
+"""The model of these tests is hardly ever sure."""
 
 
 def detect(path: Any, model: Any, out: Path, *, means: Resources = ONE, **options: Any) -> gpd.GeoDataFrame:
     """The features of ``detect_raster``, in an order of their own."""
-    detect_raster(path, model, Outputs(out), DetectOptions(**options), resources=means)
+    detect_raster(path, model, Outputs(out), DetectOptions(**(WEAK | options)), resources=means)
     return read(out)
 
 
@@ -139,7 +144,7 @@ def test_boxes_are_those_of_the_objects(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "m.tif", pixels)
     for oriented in (False, True):
         out = tmp_path / f"{oriented}.gpkg"
-        options = DetectOptions(overlap=0.5)
+        options = DetectOptions(**WEAK, overlap=0.5)
         summary = detect_raster(path, ByPatch(oriented=oriented), Outputs(out), options, resources=ONE)
         found = gpd.read_file(out, layer=out.stem)
         assert found.crs == UTM
@@ -191,7 +196,7 @@ def test_the_overlap_that_the_note_asks_for_holds_the_objects(
     scene = Scene(np.array([[*rng.uniform(30, [width - 29, height - 29]), *sides, 0]]), np.array([7]))
     path = write_scene(folder / "m.tif", scene, width, height)
     whole = detect(path, ByPatch(400, twice=False), folder / "whole.parquet")
-    options, model = DetectOptions(overlap=overlap), ByPatch(twice=False)
+    options, model = DetectOptions(**WEAK, overlap=overlap), ByPatch(twice=False)
     summary = detect_raster(path, model, Outputs(folder / "a.parquet"), options, resources=ONE)
     found = read(folder / "a.parquet")
     if not found["cut"].any():
@@ -220,7 +225,7 @@ def test_what_is_cut_says_so_over_many_rasters_too(tmp_path: Path) -> None:
         if (out / "a.gpkg").exists():
             raise Cancelled("stopped")
 
-    options = DetectOptions(overlap=0.1)
+    options = DetectOptions(**WEAK, overlap=0.1)
     with pytest.raises(Cancelled):
         detect_rasters(paths, ByPatch(), out, options=options, resources=ONE, progress=stop)
     assert sorted(os.listdir(out)) == ["a.gpkg", "detect.partial"]
@@ -338,7 +343,7 @@ def test_objects_whose_centre_has_no_data_are_left_out(tmp_path: Path) -> None:
     pixels[0, 10:90, 10:90] = 0
     pixels[0, 30:40, 30:40] = 7
     path = write_raster(tmp_path / "m.tif", pixels, nodata=0)  # the frame's centre lies in its hole
-    summary = detect_raster(path, ByPatch(128), Outputs(tmp_path / "a.parquet"), resources=ONE)
+    summary = detect_raster(path, ByPatch(128), Outputs(tmp_path / "a.parquet"), DetectOptions(**WEAK), resources=ONE)
     assert read(tmp_path / "a.parquet").geometry[0].equals(in_metres((30, 30, 40, 40)))
     assert sum(summary.counts.values()) == 1
 
@@ -346,7 +351,9 @@ def test_objects_whose_centre_has_no_data_are_left_out(tmp_path: Path) -> None:
 def test_points_are_the_centres_of_the_boxes(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "m.tif", random_scene(4, 150, 150, 30, 14), 150, 150)
     boxes = detect(path, ByPatch(oriented=True), tmp_path / "a.parquet")
-    detect_raster(path, ByPatch(oriented=True), Outputs(tmp_path / "p.gpkg", shape="points"), resources=ONE)
+    detect_raster(
+        path, ByPatch(oriented=True), Outputs(tmp_path / "p.gpkg", shape="points"), DetectOptions(**WEAK), resources=ONE
+    )
     points = read(tmp_path / "p.gpkg")
     assert set(points.geom_type) == {"Point"}
     assert shapely.distance(shapely.centroid(boxes.geometry.to_numpy()), points.geometry.to_numpy()).max() < 1e-6
@@ -357,7 +364,7 @@ def test_points_are_the_centres_of_the_boxes(tmp_path: Path) -> None:
 def test_nothing_found_is_a_layer_without_features(tmp_path: Path, ending: str) -> None:
     path = write_raster(tmp_path / "m.tif", np.zeros((1, 80, 80), np.uint8))
     out = tmp_path / f"a{ending}"
-    summary = detect_raster(path, ByPatch(), Outputs(out), resources=ONE)
+    summary = detect_raster(path, ByPatch(), Outputs(out), DetectOptions(**WEAK), resources=ONE)
     assert summary.counts == dict.fromkeys(TABLE.names, 0)
     found = gpd.read_parquet(out) if ending == ".parquet" else gpd.read_file(out)
     assert len(found) == 0
@@ -381,33 +388,66 @@ def test_a_model_of_another_resolution_reads_the_raster_at_its_own(tmp_path: Pat
     pixels[0, 120:160, 8:48] = 2
     path = write_raster(tmp_path / "m.tif", pixels)
     model = ByPatch(gsd=8.0)
-    summary = detect_raster(path, model, Outputs(tmp_path / "a.parquet"), resources=ONE)
+    summary = detect_raster(path, model, Outputs(tmp_path / "a.parquet"), DetectOptions(**WEAK), resources=ONE)
     assert summary.tiles == 1
-    assert summary.notes == ("The raster has pixels of 2 m and the model was made for 8 m: it is read at 8 m.",)
+    assert summary.notes == (
+        "The raster has pixels of 2 m and the model was made for 8 m: tiles of 256 pixels are resampled to 64.",
+    )
     found = read(tmp_path / "a.parquet")
     assert [shape.bounds for shape in found.geometry] == [
         in_metres((100, 40, 180, 80)).bounds,
         in_metres((8, 120, 48, 160)).bounds,
     ]
     assert found["length"].tolist() == [160, 80]
-    alike = detect_raster(path, ByPatch(gsd=2.05), Outputs(tmp_path / "b.parquet"), resources=ONE)
-    assert not any("read at" in note for note in alike.notes)
-    many = detect_rasters([path], model, tmp_path / "out", OutputFormats(".parquet"), resources=ONE)
+    alike = detect_raster(
+        path, ByPatch(gsd=2.05), Outputs(tmp_path / "b.parquet"), DetectOptions(**WEAK), resources=ONE
+    )
+    assert not any("resampled" in note for note in alike.notes)
+    many = detect_rasters(
+        [path], model, tmp_path / "out", OutputFormats(".parquet"), DetectOptions(**WEAK), resources=ONE
+    )
     assert many.notes == summary.notes
     same(read(tmp_path / "out" / "m.parquet"), found)
+
+
+def test_room_is_planned_for_the_boxes_that_a_model_tells_of_before_suppression() -> None:
+    grid = Grid(10, 10, None, None)
+    for min_score, boxes in ((0.5, 11), (0.3, 50), (0.2, 128), (0.1, 614), (0.05, 4001), (0.0, 4001)):  # of a tile
+        rule = {"overlap": 1, "rim": 1.0, "threshold": 0.5, "agnostic": False, "points": False}
+        features = BoxFeatures(TABLE, grid, Area(), min_score=min_score, **rule)  # type: ignore[arg-type]
+        part: Part = {"boxes": np.random.default_rng(0).random((boxes, 5)), "scores": np.zeros(boxes, np.float32)}
+        part |= {"classes": np.zeros(boxes, np.int64), "cut": np.zeros(boxes, np.float32)}
+        size = len(pack(part)) - len(pack({name: array[:0] for name, array in part.items()}))
+        assert 0.9 * size < features.bytes_a_tile < 8 * size
+
+
+def test_the_command_line_has_the_defaults_of_the_library() -> None:
+    from torchgeo_debias.cli import detection
+
+    given = inspect.signature(detection.detect).parameters
+    for name in ("overlap", "min_score", "suppression", "agnostic"):
+        assert given[name].default == getattr(DetectOptions(), name)
+    given = inspect.signature(detection.segment).parameters
+    for name in ("overlap", "min_score", "min_pixels"):
+        assert given[name].default == getattr(SegmentOptions(), name)
 
 
 def test_where_no_resolution_is_known_the_raster_is_scaled_as_the_training_images_were(tmp_path: Path) -> None:
     pixels = np.zeros((1, 200, 240), np.uint8)
     pixels[0, 40:80, 100:180] = 1
     path = write_raster(tmp_path / "m.tif", pixels)
-    summary = detect_raster(path, ByPatch(scale=0.25), Outputs(tmp_path / "a.parquet"), resources=ONE)
+    summary = detect_raster(
+        path, ByPatch(scale=0.25), Outputs(tmp_path / "a.parquet"), DetectOptions(**WEAK), resources=ONE
+    )
     assert summary.notes == (
-        "The raster has pixels of 2 m and the model scaled its training images by 0.25: it is read at 8 m.",
+        "The raster has pixels of 2 m and the model scaled its training images by 0.25: tiles of 256 pixels are "
+        "resampled to 64.",
     )
     assert [shape.bounds for shape in read(tmp_path / "a.parquet").geometry] == [in_metres((100, 40, 180, 80)).bounds]
-    plain = detect_raster(path, ByPatch(), Outputs(tmp_path / "b.parquet"), resources=ONE)
-    assert not any("read at" in note for note in plain.notes)
+    plain = detect_raster(path, ByPatch(), Outputs(tmp_path / "b.parquet"), DetectOptions(**WEAK), resources=ONE)
+    assert not any("resampled" in note for note in plain.notes)
+    with pytest.raises(RasterError, match=r"m\.tif does not fit the model\. .* 20 times as large"):
+        detect(path, ByPatch(gsd=0.1), tmp_path / "c.parquet")
 
 
 @pytest.mark.parametrize("gsd", [None, 0.5])

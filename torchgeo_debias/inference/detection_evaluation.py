@@ -17,7 +17,6 @@ from torchgeo_debias.evaluation.detection_report import detector_report
 from torchgeo_debias.inference.box_rows import BoxMerger
 from torchgeo_debias.inference.detections import DetectOptions, FindObjects
 from torchgeo_debias.inference.detector import MIN_SCORE, DetectorPredictor
-from torchgeo_debias.inference.predictor import Found
 from torchgeo_debias.package import DetectorPackage
 from torchgeo_debias.progress import ProgressCallback, silent, track
 from torchgeo_debias.tiling.area import Area, Wanted
@@ -59,14 +58,14 @@ def find_objects(
     plans = [
         TilePlan.of(picture.width, picture.height, predictor.spec.side(picture.gsd), overlap) for picture in pictures
     ]
-    mergers = [BoxMerger(Wanted(plan, Area()), predictor.oriented) for plan in plans]
+    mergers = [BoxMerger(Wanted(plan, Area()), predictor.oriented, predictor.size) for plan in plans]
     jobs = [_Job(i, pictures[i], tile) for i, plan in enumerate(plans) for tile in plan]
     for start in track(range(0, len(jobs), batch_size), "detect", progress):
         some = jobs[start : start + batch_size]
         cuts = [_cut(job, predictor.size) for job in some]
         (answers,) = task.predict(np.stack([pixels for pixels, _ in cuts]), np.stack([valid for _, valid in cuts]))
         for job, (_, valid), found in zip(some, cuts, answers, strict=True):
-            mergers[job.image].add(job.tile, valid, (_scaled(found, job.tile.window.width / predictor.size),))
+            mergers[job.image].add(job.tile, valid, (found,))
     return [_suppressed(merger, suppression) for merger in mergers]
 
 
@@ -136,12 +135,6 @@ def _cut(job: _Job, size: int) -> tuple[Any, Any]:
     return cut_square(job.picture.read, np.array([window.col_off, window.row_off, window.width]), size)
 
 
-def _scaled(found: Found, by: float) -> Any:  # noqa: ANN401 (an answer of the engine, which is of no one type)
-    boxes = found.boxes.copy()
-    boxes[:, :4] *= by
-    return found._replace(boxes=boxes)
-
-
 def _suppressed(merger: BoxMerger, threshold: float) -> Guess:
     part = merger.settle(0)
     kept = suppress(part["boxes"], part["scores"], part["classes"], threshold)
@@ -149,11 +142,11 @@ def _suppressed(merger: BoxMerger, threshold: float) -> Guess:
 
 
 class DetectorEvaluation(NamedTuple):
-    """How well a detector does, and its biased twin.
+    """How well a detector does, and its twin.
 
     Attributes:
         scores: Of the detector.
-        raw: Of the plain LoRA detector kept for comparison, None where there is none.
+        raw: Of the twin kept for comparison, None where there is none.
     """
 
     scores: DetectionScores
@@ -195,4 +188,5 @@ def write_evaluation(
         "Versions": ", ".join(f"{name} {number}" for name, number in package.provenance["versions"].items()),
     }
     title = f"{package.method.get('method')} on {source}"
-    detector_report(path, title=title, scores=evaluation.scores, facts=facts, before=evaluation.raw)
+    names = package.twin_name, "debLoRA"
+    detector_report(path, title=title, scores=evaluation.scores, facts=facts, before=evaluation.raw, names=names)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from torchgeo_debias.boxes.convert import checked
 from torchgeo_debias.boxes.suppress import Rule
-from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.inference.box_rows import BoxFeatures, BoxMerger, centres
+from torchgeo_debias.data.objects import TileSpec
+from torchgeo_debias.errors import ConfigError, RasterError
+from torchgeo_debias.inference.box_rows import RIM, BoxFeatures, BoxMerger, centres
 from torchgeo_debias.inference.mapping import (
     DETECT_SHAPES,
     MapJob,
@@ -35,7 +36,7 @@ from torchgeo_debias.tiling.plan import TilePlan
 from torchgeo_debias.tiling.source import Source
 
 _ALIKE = 0.05
-"""Share by which pixels may differ from those that the model was made for before the raster is resampled."""
+"""Share by which resolutions may differ before the user is told, and the sides of a pixel before it is made square."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class DetectOptions(MapOptions):
     Attributes:
         overlap: As in :class:`~torchgeo_debias.inference.mapping.MapOptions`; objects shorter than this share of a tile
             are found whole.
+        min_score: Objects below are left out, 0..1; evaluation takes all that a model tells of.
         suppression: Intersection over union above which the weaker of two boxes of one class is left out, 0..1.
         agnostic: Whether boxes of different classes are taken for one object too.
     """
@@ -52,6 +54,7 @@ class DetectOptions(MapOptions):
     verb: ClassVar[str] = "detect"
 
     overlap: float = 0.25
+    min_score: float = 0.3
     suppression: float = 0.5
     agnostic: bool = False
 
@@ -85,7 +88,7 @@ class FindObjects(WholeTiles):
 
     def merger(self, wanted: Wanted) -> BoxMerger:
         """Each box from the tile that it belongs to."""
-        return BoxMerger(wanted, self.predictor.oriented)
+        return BoxMerger(wanted, self.predictor.oriented, self.size)
 
     def _worth(self, found: Found, valid: npt.NDArray[np.bool_]) -> Found:
         """What is strong enough, of a class that is wanted, and has its centre on a pixel with data."""
@@ -108,14 +111,15 @@ def detect_raster(
 ) -> ClassifySummary:
     """Find the objects in a raster; several rasters become one mosaic.
 
-    Tiles of ``predictor.size`` pixels are laid from the raster's upper left corner, each covered by the next one over
-    ``options.overlap`` of its side. Where the raster's pixels differ by more than 5 % from those that the model was
-    made for, it is read at the model's resolution, and a note says so.
+    Tiles are laid from the raster's upper left corner, each covered by the next one over ``options.overlap`` of its
+    side. They cover the ground that training tiles covered, rounded to whole pixels, and are resampled to
+    ``predictor.size`` as those were; a note says so where the resolutions differ by more than 5 %. A raster whose
+    pixels are not square, as in degrees away from the equator, is read with square ones of the model's resolution.
 
     Boxes of all tiles are suppressed together, by falling score, so that each object is there once. Those of objects
-    shorter than the overlap (by 2 pixels) are whole, and do not depend on the tiles as far as the model does not. Of
-    longer objects each tile may give a piece; these have ``cut`` set, and a note says how many there are and which
-    overlap would hold them.
+    shorter than the overlap (by 2 pixels of the model) are whole, and do not depend on the tiles as far as the model
+    does not. Of longer objects each tile may give a piece; these have ``cut`` set, and a note says how many there are
+    and which overlap would hold them.
 
     The layer has one feature an object, a rectangle or, with the shape ``points``, its centre, in the CRS of the
     (first) raster: ``class``, ``class_id``, ``score``, ``group``; ``angle`` of the longer sides in the CRS, degrees
@@ -200,33 +204,41 @@ def _job(source: Source, predictor: BoxPredictor, outputs: Outputs, options: Det
     check_source(source, predictor)
     if outputs.paths != (outputs.layer,) or outputs.shape not in (None, *DETECT_SHAPES):
         raise ConfigError("A detector makes a layer of 'boxes' or 'points' and no maps: ask for that alone.")
-    fitted, notes = _fitted(source, predictor)
-    plan = TilePlan.of(fitted.width, fitted.height, predictor.size, options.overlap)
-    table, points = predictor.table, outputs.shape == "points"
+    square, side, notes = _fitted(source, predictor)
+    plan = TilePlan.of(square.width, square.height, side, options.overlap)
+    table, area = predictor.table, Area.of(options.area, square.grid, square.footprints)
     hidden = None if options.keep_background else table.background
-    area = Area.of(options.area, fitted.grid, fitted.footprints)
-    overlap = plan.columns.overlap
-    return MapJob(
-        fitted,
-        Wanted(plan, area),
-        FindObjects(predictor, options.min_score, hidden),
+    features = BoxFeatures(
         table,
-        outputs,
-        features=BoxFeatures(table, fitted.grid, area, overlap, options.suppression, options.agnostic, points),
-        notes=notes,
+        square.grid,
+        area,
+        overlap=plan.columns.overlap,
+        rim=RIM * side / predictor.size,
+        min_score=options.min_score,
+        threshold=options.suppression,
+        agnostic=options.agnostic,
+        points=outputs.shape == "points",
     )
+    task = FindObjects(predictor, options.min_score, hidden)
+    return MapJob(square, Wanted(plan, area), task, table, outputs, features=features, notes=notes)
 
 
-def _fitted(source: Source, predictor: BoxPredictor) -> tuple[Source, tuple[str, ...]]:
-    """The raster in the pixels that the model was made for, and what there is to say about it."""
-    gsd = source.gsd / predictor.scale if predictor.gsd is None else predictor.gsd
-    if all(abs(side / gsd - 1) <= _ALIKE for side in pixel_metres(source.grid)):
-        return source, ()
-    if predictor.gsd is None:
-        if predictor.scale == 1:  # pixels that are not square, and nothing known that would be better
-            return source, ()
-        made = f"scaled its training images by {predictor.scale:.3g}"
-    else:
-        made = f"was made for {gsd:.3g} m"
-    note = f"The raster has pixels of {source.gsd:.3g} m and the model {made}: it is read at {gsd:.3g} m."
-    return open_source(source, gsd=gsd), (note,)
+def _fitted(source: Source, predictor: BoxPredictor) -> tuple[Source, int, tuple[str, ...]]:
+    """The raster in square pixels, the side of a tile in these, and what there is to say about it."""
+    size, gsd = predictor.size, predictor.gsd
+    across, down = pixel_metres(source.grid)
+    if gsd is not None and abs(across / down - 1) > _ALIKE:
+        note = (
+            f"The raster has pixels of {across:.3g} x {down:.3g} m and the model was made for {gsd:.3g} m: it is read "
+            f"at {gsd:.3g} m."
+        )
+        return open_source(source, gsd=gsd), size, (note,)
+    try:
+        side = TileSpec(size, scale=predictor.scale, gsd=gsd).side(source.gsd)
+    except ConfigError as error:  # one raster of many need not stop the others
+        raise RasterError(f"{source.name} does not fit the model. {error}") from error
+    if abs(side / size - 1) <= _ALIKE:
+        return source, side, ()
+    made = f"scaled its training images by {predictor.scale:.3g}" if gsd is None else f"was made for {gsd:.3g} m"
+    resampled = f"tiles of {side} pixels are resampled to {size}"
+    return source, side, (f"The raster has pixels of {source.gsd:.3g} m and the model {made}: {resampled}.",)

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.data.chips import ChipSpec
-from torchgeo_debias.data.windows import cut_square
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.inference.cells import CellMerger, CellOptions
 from torchgeo_debias.inference.mapping import CLASSIFY_SHAPES, MapJob, MapOptions, OutputFormats, Outputs, Resources
 from torchgeo_debias.inference.predictor import ChipPredictor
 from torchgeo_debias.inference.results import ClassifySummary, check_source
 from torchgeo_debias.inference.runs import Rasters, run_many, run_one
+from torchgeo_debias.inference.whole_tiles import cut_tile
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.tiling.area import Area, Wanted
 from torchgeo_debias.tiling.engine import Answer, Cut
@@ -43,18 +43,7 @@ class ClassifyTiles:
 
     def cut(self, source: Source, tile: Tile) -> Cut:
         """Read a tile and resample it to a chip."""
-        own = tile.own
-        mask = np.zeros((own.height, own.width), dtype=bool)
-
-        def read(col_off: int, row_off: int, width: int, height: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-            pixels, valid = source.read(col_off, row_off, width, height)
-            rows = max(min(own.row_off + own.height - row_off, height), 0)
-            first = row_off - own.row_off
-            mask[first : first + rows] = valid[:rows, : own.width]
-            return pixels, valid
-
-        square = np.array([*tile.window[:2], tile.window.width])
-        return Cut(*cut_square(read, square, self.size), mask)
+        return cut_tile(source, tile, self.size)
 
     def use_threads(self, n: int) -> None:
         """Let the model use ``n`` threads in each call."""
