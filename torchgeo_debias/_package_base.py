@@ -109,6 +109,11 @@ class Package:
         """Side of the model's input, pixels."""
         raise NotImplementedError
 
+    @property
+    def twin_name(self) -> str:
+        """What to call the model that is kept for comparison, where there is one."""
+        return "LoRA"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that predictions hang on: the trained parts and how images become their input.

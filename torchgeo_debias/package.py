@@ -153,7 +153,7 @@ class DetectorPackage(Package):
         spec: How tiles are cut.
         detector: What neck and head are like, and whether boxes are oriented.
         model: The trained parts.
-        raw: The plain LoRA detector that the de-biased one is compared with, None where there is none.
+        raw: The twin that the de-biased detector is compared with, see :attr:`twin_name`; None where there is none.
     """
 
     task = "detection"
@@ -166,6 +166,11 @@ class DetectorPackage(Package):
     def size(self) -> int:
         """Side of a tile, model pixels."""
         return self.spec.size
+
+    @property
+    def twin_name(self) -> str:
+        """What to call the twin: ``LoRA``, or ``control`` where it had all the steps of the model."""
+        return "control" if self.method.get("twin") == "equal" else "LoRA"
 
     @classmethod
     def _parts(cls, info: Mapping[str, Any], files: Files) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError, OutputError
 from torchgeo_debias.progress import Progress
-from torchgeo_debias.training import TrainConfig, extract_features, train
+from torchgeo_debias.training import TrainConfig, checkpoints, extract_features, train
 from torchgeo_debias.training.module import Objective, StageModule, random_symmetry, run_stage
 
 Configure = Callable[..., TrainConfig]
@@ -94,6 +94,21 @@ def test_checkpoints_of_anything_else_are_not_used(toy: Chips, configure: Config
     seen = []
     train(toy, config, progress=seen.append, checkpoints=tmp_path)
     assert steps(seen, "adapt") == []
+
+
+@pytest.mark.parametrize(("name", "other"), [("versions", {"torch": "9.9"}), ("pick_dtype", torch.float16)])
+def test_checkpoints_of_other_libraries_or_another_precision_are_not_used(
+    name: str, other: object, toy: Chips, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(method="lora", epochs=1)
+    train(toy, config, checkpoints=tmp_path)
+    monkeypatch.setattr(checkpoints, name, lambda *args: other)
+    seen: Steps = []
+    train(toy, config, progress=seen.append, checkpoints=tmp_path)
+    assert steps(seen, "adapt")[0] == 1
+    seen.clear()
+    train(toy, config, progress=seen.append, checkpoints=tmp_path)
+    assert not steps(seen, "adapt")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 5000, -1])

@@ -171,7 +171,7 @@ def evaluate_detector(
     if as_json:
         show.as_json(result.to_json())
     else:
-        show.average_precision(result.scores, result.raw)
+        show.average_precision(result.scores, result.raw, package.twin_name)
 
 
 @app.command()
@@ -189,7 +189,7 @@ def detect(
     min_score: Annotated[float, typer.Option(help="Leave out objects below this score.")] = 0.3,
     suppression: Annotated[float, typer.Option(help="Overlap above which the weaker of two boxes goes.")] = 0.5,
     agnostic: Annotated[bool, typer.Option("--agnostic", help="Take boxes of two classes for one object too.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Use the plain LoRA kept for comparison.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Use the twin kept for comparison.")] = False,
     weights: Weights = "auto",
     precision: Precision = "auto",
     bands: Bands = None,

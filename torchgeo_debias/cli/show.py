@@ -161,9 +161,7 @@ def agreement(exports: dict[str, Any]) -> None:
 
 def average_precision(after: DetectionScores, before: DetectionScores | None, twin: str = "LoRA") -> None:
     """AP50 of the groups, beside that of the twin where one was kept."""
-    line(
-        f"{'AP50':<8}" + (f"{twin:>8}" if before is not None else "") + f"{'model':>8}{'AP75':>8}{after.ap_name:>10}"
-    )
+    line(f"{'AP50':<8}" + (f"{twin:>8}" if before is not None else "") + f"{'model':>8}{'AP75':>8}{after.ap_name:>10}")
     for key in ("head", "middle", "tail", "macro"):
         old = _hundredths(before.ap50[key]) if before is not None else ""
         line(
@@ -195,8 +193,7 @@ def package(model: ModelPackage | DetectorPackage) -> None:
 
 
 def _twin(model: ModelPackage | DetectorPackage) -> str:
-    equal = model.task == "detection" and model.twin == "control"
-    return "a control of as many steps" if equal else "plain LoRA"
+    return "plain LoRA" if model.twin_name == "LoRA" else "control of as many steps"
 
 
 def _of_classifier(model: Any) -> dict[str, str]:  # noqa: ANN401 (its module imports torch)

@@ -81,6 +81,10 @@ class Calibration(NamedTuple):
     pull: npt.NDArray[np.float64]
     assignment: npt.NDArray[np.int64]
 
+    def moved(self, features: Array, labels: npt.NDArray[np.int64]) -> Array:
+        """Features (M, D) of the classes ``labels`` (M,), those of rare classes moved as ``targets`` were."""
+        return _moved(features, labels, self.centres, self.pull)
+
 
 def pulls(table: ClassTable, settings: DebiasSettings) -> npt.NDArray[np.float64]:
     """The pull of each class, shape (C,), 0 where a class stays: ``1 - min(1, gamma0 / IR_c)`` or a constant."""
@@ -108,7 +112,6 @@ def calibrate(
     clusters = cluster(features, settings.n_clusters, settings.rho, seed)
     pull = pulls(table, settings)
     centres = np.full((len(table.names), features.shape[1]), np.nan, dtype=np.float32)
-    targets = features.copy()
     everywhere = np.mean([features[labels == c].mean(axis=0) for c in np.unique(labels)], axis=0)
     for c in np.flatnonzero(pull > 0):
         members = labels == c
@@ -116,5 +119,12 @@ def calibrate(
             continue
         shares = np.bincount(clusters.assignment[members], minlength=len(clusters.centres)) / members.sum()
         centres[c] = shares @ clusters.centres if settings.centre == "clusters" else everywhere
+    return Calibration(_moved(features, labels, centres, pull), centres, pull, clusters.assignment)
+
+
+def _moved(features: Array, labels: npt.NDArray[np.int64], centres: Array, pull: npt.NDArray[np.float64]) -> Array:
+    targets = features.copy()
+    for c in np.flatnonzero(np.isfinite(centres).all(axis=1)):
+        members = labels == c
         targets[members] += np.float32(pull[c]) * (centres[c] - features[members])
-    return Calibration(targets, centres, pull, clusters.assignment)
+    return targets

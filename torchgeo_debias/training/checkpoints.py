@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -15,8 +15,18 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from torchgeo_debias.backbones import Precision, pick_device, pick_dtype
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.errors import DataError
+from torchgeo_debias.training.parts import versions
+
+
+class Settings(Protocol):
+    """What names a stage reads of a configuration; see :class:`~torchgeo_debias.training.TrainConfig`."""
+
+    @property
+    def precision(self) -> Precision: ...  # noqa: D102
+    def to_json(self) -> dict[str, Any]: ...  # noqa: D102
 
 
 class KeepBest(EarlyStopping):
@@ -74,21 +84,48 @@ def find_checkpoint(file: Path) -> Path | None:
     return file
 
 
-def fingerprint(config: Mapping[str, Any], backbone: str, chips: Iterable[Chips]) -> str:
-    """Digest of all that decides the course of a stage: a checkpoint goes on only under the same.
+def stage_folder(
+    checkpoints: Path | None, stage: str, config: Settings, backbone: str, data: Iterable[object]
+) -> Path | None:
+    """Where the checkpoint of a stage lies: a run goes on only from one under the same name.
 
     Args:
-        config: The configuration as plain JSON types.
+        checkpoints: Of runs of any configuration; None for none.
+        stage: Its name.
+        config: Of the run.
         backbone: Digest of the pretrained weights.
-        chips: Training chips, then the held-out ones if there are any.
+        data: What it learns from and is validated on, see :func:`fingerprint`.
+    """
+    if checkpoints is None:
+        return None
+    settings = {**config.to_json(), "precision": resolved(config.precision)}
+    return checkpoints / f"{stage}-{fingerprint([settings, backbone, *data])}"
+
+
+def resolved(precision: Precision) -> str:
+    """What a precision comes to on this machine."""
+    return str(pick_dtype(precision, pick_device()))
+
+
+def fingerprint(pieces: Iterable[object]) -> str:
+    """Digest of all that decides a result, the versions of the libraries among it.
+
+    Args:
+        pieces: Arrays and plain JSON values.
 
     Returns:
         16 hexadecimal digits.
     """
-    digest = hashlib.sha256(json.dumps([config, backbone], sort_keys=True).encode())
-    for part in chips:
-        digest.update(json.dumps([part.table.to_json(), part.bands]).encode())
-        for array in (part.images, part.valid, part.labels):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+    digest = hashlib.sha256()
+    for piece in (versions(), *pieces):
+        if isinstance(piece, np.ndarray):
+            digest.update(f"{piece.dtype}{piece.shape}".encode())
+            digest.update(np.ascontiguousarray(piece).data)
+        else:
+            digest.update(json.dumps(piece, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def pieces_of(chips: Chips) -> Iterator[object]:
+    """What a :func:`fingerprint` takes of chips."""
+    yield from (chips.table.to_json(), list(chips.bands), chips.images, chips.valid, chips.labels)

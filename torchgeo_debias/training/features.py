@@ -17,7 +17,7 @@ from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.files import atomic, make_folder
 from torchgeo_debias.progress import ProgressCallback, silent, track
-from torchgeo_debias.training.checkpoints import fingerprint
+from torchgeo_debias.training.checkpoints import fingerprint, pieces_of, resolved
 
 Array = npt.NDArray[np.float32]
 
@@ -77,9 +77,9 @@ def cached_features(
 
     if folder is None:
         return extract()
-    setting = {"pool": backbone.pool, "precision": precision, "normalisation": normalisation.to_json()}
+    setting = {"pool": backbone.pool, "precision": resolved(precision), "normalisation": normalisation.to_json()}
     weights = state_digest(backbone.model.state_dict())
-    file = folder / f"features-{fingerprint(setting, weights, [chips])}.safetensors"
+    file = folder / f"features-{fingerprint([setting, weights, *pieces_of(chips)])}.safetensors"
     with suppress(OSError, SafetensorError):  # not there yet, or damaged: extracted again
         return load_file(file)["features"]
     features = extract()

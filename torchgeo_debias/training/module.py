@@ -20,7 +20,7 @@ from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
 from torchgeo_debias.progress import ProgressCallback
-from torchgeo_debias.training.checkpoints import fingerprint
+from torchgeo_debias.training.checkpoints import pieces_of, stage_folder
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.loop import Stage, fit
 
@@ -132,10 +132,8 @@ def run_stage(
         DataError: If its checkpoint is damaged.
     """
     config = module.config
-    folder: Path | None = None
-    if checkpoints is not None:
-        seen = [chips] if validation is None else [chips, validation]
-        folder = checkpoints / f"{stage}-{fingerprint(config.to_json(), module.backbone.digest, seen)}"
+    data = [piece for part in (chips, validation) if part is not None for piece in pieces_of(part)]
+    folder = stage_folder(checkpoints, stage, config, module.backbone.digest, data)
     held = None if validation is None else _loader(validation, config, shuffle=False)
     fit(module, _loader(chips, config, shuffle=True), held, stage, progress, folder)
 

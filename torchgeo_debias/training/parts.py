@@ -16,6 +16,8 @@ from torchgeo_debias.backbones import Backbone, find_spec
 from torchgeo_debias.data.normalise import Normalisation, Stretch
 from torchgeo_debias.package import Adapter
 
+Array = npt.NDArray[np.float32]
+
 _VERSIONS = ("torchgeo-debias", "torch", "torchgeo", "timm", "peft", "lightning", "scikit-learn", "numpy")
 
 
@@ -47,6 +49,23 @@ def adapter_of(backbone: Backbone) -> Adapter | None:
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies that share no memory with a model."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def feature_unit(features: Array) -> Array:
+    """The unit in which stage 3 measures each feature: its standard deviation, but not much below those of the others.
+
+    A feature that hardly varies would outweigh all others, had it a unit of its own.
+
+    Args:
+        features: (n, D) of n samples, n at least 1.
+
+    Returns:
+        (D,) at least a hundredth of the mean standard deviation; 1 where no feature varies, as with a single sample.
+    """
+    deviations = features.std(axis=0, dtype=np.float64)  # in float32 what is constant seems to vary a little
+    least = 0.01 * deviations.mean()
+    unit: Array = (np.maximum(deviations, least) if least > 0 else np.ones_like(deviations)).astype(np.float32)
+    return unit
 
 
 class Timed:

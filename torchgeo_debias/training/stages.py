@@ -19,7 +19,7 @@ from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.features import cached_features
 from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
-from torchgeo_debias.training.parts import Timed
+from torchgeo_debias.training.parts import Timed, feature_unit
 
 Array = npt.NDArray[np.float32]
 
@@ -108,7 +108,7 @@ def align(run: Run, features: Array, targets: Array) -> tuple[Backbone, LinearHe
     objective = Objective(
         offset(run, config.tau),
         torch.from_numpy(targets) if with_l2 else None,
-        torch.from_numpy(features.std(axis=0) + 1e-6) if with_l2 else None,
+        torch.from_numpy(feature_unit(features)) if with_l2 else None,
         ce_weight=float(config.align_loss != "l2"),
         l2_weight=config.align_weight if config.align_loss == "l2+ce" else 1.0,
     )

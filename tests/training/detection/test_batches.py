@@ -19,6 +19,7 @@ from torchgeo_debias.data.images import read_image
 from torchgeo_debias.data.objects import ArrayPicture, FilePicture, ObjectSet, ObjectTiles, Tile, picture
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.progress import silent
+from torchgeo_debias.training.checkpoints import fingerprint
 from torchgeo_debias.training.detection.batches import Batch, Draw, Order, TrainTiles, loader, repeat_factors, turned
 
 N = 32
@@ -287,12 +288,17 @@ def test_an_image_that_cannot_be_read_is_told_where_its_batch_is_due() -> None:
 
 def test_anything_that_matters_changes_the_fingerprint() -> None:
     def digest(objects: object = None, spec: object = TILES, **settings: int) -> str:
-        return TrainTiles(ObjectTiles(objects or scenes(2), spec), 1).fingerprint(settings)  # type: ignore[arg-type]
+        tiles = ObjectTiles(objects or scenes(2), spec)  # type: ignore[arg-type]
+        return fingerprint([settings, *TrainTiles(tiles, 1).pieces()])
 
     plain = scenes(2)
     first, second = plain.images
     pixels, _ = first.picture.read(0, 0, SIDE, SIDE)
     pixels[0, 0, 0] ^= 1
+    black = np.where(np.arange(SIDE) > 5, pixels, 0).astype(np.uint8)
+    mask = np.ones((SIDE, SIDE), bool)
+    mask[:, :5] = False
+    pictures = [ArrayPicture(pixels, bands=NAMES), ArrayPicture(black, bands=NAMES), ArrayPicture(black, mask, NAMES)]
     variants = [
         digest(),
         digest(lr=1),
@@ -301,7 +307,7 @@ def test_anything_that_matters_changes_the_fingerprint() -> None:
         digest(replace(plain, images=(replace(first, boxes=first.boxes + 1), second))),
         digest(replace(plain, images=(replace(first, labels=first.labels[::-1]), second))),
         digest(replace(plain, images=(replace(first, ignored=~first.ignored), second))),
-        digest(replace(plain, images=(replace(first, picture=ArrayPicture(pixels, bands=plain.bands)), second))),
+        *(digest(replace(plain, images=(replace(first, picture=picture), second))) for picture in pictures),
     ]
     assert len(set(variants)) == len(variants)
     assert digest() == variants[0]

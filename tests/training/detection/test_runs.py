@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ import torch
 
 from tests.tiny_objects import TILES, scenes, settings
 from torchgeo_debias.backbones import LoraSettings
-from torchgeo_debias.data.objects import ObjectTiles
-from torchgeo_debias.debias import calibrate
+from torchgeo_debias.data.objects import ArrayPicture, ObjectTiles, TileSpec
+from torchgeo_debias.debias import Calibration, DebiasSettings, calibrate
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError
 from torchgeo_debias.progress import Progress, silent
-from torchgeo_debias.training.detection import DetectConfig, train_detector
+from torchgeo_debias.training import checkpoints
+from torchgeo_debias.training.detection import DetectConfig, stages, train_detector
 from torchgeo_debias.training.detection.batches import TrainTiles
 from torchgeo_debias.training.detection.module import DetectorStage
-from torchgeo_debias.training.detection.stages import DetectorRun, adapt, align, debias, features_of, refit, spread
+from torchgeo_debias.training.detection.stages import DetectorRun, adapt, align, debias, features_of, refit
 from torchgeo_debias.training.detection.trainer import _normalisation
 
 Configure = Callable[..., DetectConfig]
@@ -97,6 +99,21 @@ def test_checkpoints_of_anything_else_are_not_used(configure: Configure, tmp_pat
         assert steps(seen, "adapt") == [1, 2]
 
 
+@pytest.mark.parametrize(("name", "other"), [("versions", {"torch": "9.9"}), ("pick_dtype", torch.float16)])
+def test_checkpoints_of_other_libraries_or_another_precision_are_not_used(
+    name: str, other: object, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(epochs=1)
+    train_detector(scenes(2), TILES, config, checkpoints=tmp_path)
+    monkeypatch.setattr(checkpoints, name, lambda *args: other)
+    seen: Steps = []
+    train_detector(scenes(2), TILES, config, progress=seen.append, checkpoints=tmp_path)
+    assert steps(seen, "adapt")[0] == 1
+    seen.clear()
+    train_detector(scenes(2), TILES, config, progress=seen.append, checkpoints=tmp_path)
+    assert not steps(seen, "adapt")
+
+
 def test_a_damaged_checkpoint_is_named(configure: Configure, tmp_path: Path) -> None:
     config = configure(epochs=1)
     train_detector(scenes(2), TILES, config, checkpoints=tmp_path)
@@ -167,8 +184,9 @@ def test_without_a_share_the_head_is_not_fitted_anew(configure: Configure) -> No
 def test_targets_are_those_of_the_classifiers_calibration(oriented: bool, configure: Configure) -> None:
     run = run_of(configure(oriented=oriented, epochs=1), oriented=oriented)
     detector = run.detector(lora=True)
-    features, labels = features_of(run, detector)
+    features, labels, counted = features_of(run, detector)
     assert [len(own) for own in features] == [4, 4, 4, 4]
+    assert counted.all()
     np.testing.assert_array_equal(labels, np.concatenate([image.labels for image in run.objects.images]))
     aim = debias(run, detector)
     together = np.concatenate(features)
@@ -178,6 +196,57 @@ def test_targets_are_those_of_the_classifiers_calibration(oriented: bool, config
     rare = run.objects.table.groups.index("tail")
     shifted = np.abs(expected - together).max(axis=1) > 1e-6
     assert set(labels[shifted]) == {rare}
+
+
+def test_an_object_in_several_tiles_counts_once_where_most_of_it_lies(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = scenes(3, side=96)
+    hidden = np.ones((96, 96), bool)
+    x0, y0, x1, y1 = objects.images[0].boxes[0].astype(int)
+    hidden[y0:y1, x0:x1] = False  # the first object lies on nodata, so that no tile teaches it
+    pixels = objects.images[0].picture.read(0, 0, 96, 96)[0]
+    first = replace(objects.images[0], picture=ArrayPicture(pixels, hidden, objects.bands))
+    objects = replace(objects, images=(first, *objects.images[1:]))
+    run = run_of(configure(debias=DebiasSettings(n_clusters=4, gamma0=1.0, pull=0.5)))
+    run.tiles = TrainTiles(ObjectTiles(objects, TileSpec(64, overlap=0.5)), 10)
+    detector = run.detector(lora=True)
+    features, labels, counted = features_of(run, detector)
+
+    # Where each object is seen whole, or else most, worked out from the windows of the tiles.
+    seen: dict[tuple[int, int], list[tuple[float, int]]] = {}
+    row = 0
+    for index in range(len(run.tiles)):
+        tile = run.tiles[index]
+        column, line, side = tile.window
+        for box in tile.boxes[~tile.ignored] + [column, line, column, line]:
+            number = int(np.flatnonzero((objects.images[tile.image_index].boxes == box).all(axis=1))[0])
+            inside = np.clip(box, [column, line] * 2, [column + side, line + side] * 2)
+            share = np.prod(inside[2:] - inside[:2]) / np.prod(box[2:] - box[:2])
+            seen.setdefault((tile.image_index, number), []).append((-round(float(share), 6), row))
+            row += 1
+    assert set(np.flatnonzero(counted).tolist()) == {min(places)[1] for places in seen.values()}
+    assert counted.sum() == 26 < len(labels) == row
+
+    tables = []
+
+    def told(*args: Any) -> Calibration:
+        tables.append(args[2])
+        return calibrate(*args)
+
+    monkeypatch.setattr(stages, "calibrate", told)
+    aim = debias(run, detector)
+    assert tables[0].counts == tuple(np.bincount(labels[counted], minlength=3).tolist())
+    assert sum(tables[0].counts) == 26
+    together = np.concatenate(features)
+    expected = calibrate(together[counted], labels[counted], tables[0], run.config.debias, run.config.seed)
+    targets = np.concatenate(list(aim.targets))
+    np.testing.assert_allclose(targets[counted], expected.targets, rtol=1e-4, atol=1e-5)
+    rare = labels == objects.table.groups.index("tail")
+    half = (together[rare] + expected.centres[labels[rare]]) / 2
+    np.testing.assert_allclose(targets[rare], half, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(targets[~rare], together[~rare])
+    np.testing.assert_allclose(aim.scale, together[counted].std(axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_alignment_brings_features_to_their_targets(configure: Configure) -> None:
@@ -212,21 +281,6 @@ def test_ignored_objects_have_no_feature(configure: Configure) -> None:
     ignored = np.array([False, True, False, False])
     objects = replace(run.objects, images=(replace(first, ignored=ignored), second))
     run.tiles = TrainTiles(ObjectTiles(objects, TILES), 1)
-    features, labels = features_of(run, run.detector(lora=True))
+    features, labels, _ = features_of(run, run.detector(lora=True))
     assert [len(own) for own in features] == [3, 4]
     np.testing.assert_array_equal(labels, np.concatenate([first.labels[~ignored], second.labels]))
-
-
-def test_a_feature_that_hardly_varies_is_measured_in_a_share_of_the_others_unit() -> None:
-    rng = np.random.default_rng(0)
-    features = np.array([1.0, 3.0, 1e-4, 0.0], np.float32) * rng.standard_normal((500, 4), np.float32)
-    features[:, 3] = 0.1  # whose mean in float32 is another number
-    expected = [np.sqrt(np.mean((column - column.mean()) ** 2)) for column in features.T.astype(np.float64)]
-    least = sum(expected) / 400
-    np.testing.assert_allclose(spread(features), [*expected[:2], least, least], rtol=1e-5)
-
-
-@pytest.mark.parametrize("count", [1, 1000])
-def test_where_no_feature_varies_the_unit_is_one(count: int) -> None:
-    features = np.repeat(np.array([[0.1, -7.3, 0.0]], np.float32), count, axis=0)
-    np.testing.assert_array_equal(spread(features), np.ones(3, np.float32))

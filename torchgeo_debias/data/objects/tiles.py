@@ -112,6 +112,18 @@ class Tile(NamedTuple):
     window: tuple[int, int, int]
 
 
+class Shown(NamedTuple):
+    """The objects that reach into a tile, in the order of its boxes.
+
+    Attributes:
+        objects: (n,) int64, their numbers, counted over all images of the set.
+        share: (n,) how much of each lies in the tile, 0 to 1.
+    """
+
+    objects: npt.NDArray[np.int64]
+    share: Floats
+
+
 class _Cut(NamedTuple):
     """A tile before its pixels are read.
 
@@ -157,6 +169,7 @@ class ObjectTiles:
         empty = np.flatnonzero([cut.ignored.all() for cut in cuts])
         dropped = np.random.default_rng(seed).permutation(empty)[round(keep_empty * len(empty)) :]
         self._cuts = [cuts[i] for i in np.setdiff1d(np.arange(len(cuts)), dropped)]
+        self._before = np.cumsum([0, *(len(image.labels) for image in objects.images)])
 
     def __len__(self) -> int:
         return len(self._cuts)
@@ -169,6 +182,11 @@ class ObjectTiles:
         cut = self._cuts[index]
         labels: npt.NDArray[np.int64] = self.objects.images[cut.image_index].labels[cut.items[~cut.ignored]]
         return labels
+
+    def shown(self, index: int) -> Shown:
+        """Which objects a tile shows, ignored ones too, without reading it."""
+        cut = self._cuts[index]
+        return Shown(self._before[cut.image_index] + cut.items, cut.share)
 
     def image_of(self, index: int) -> int:
         """Number of the image that the tile is cut from, without reading it."""

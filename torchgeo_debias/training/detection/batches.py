@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,35 +113,27 @@ class TrainTiles(Dataset[Tile]):
         return Reading(images, [image.picture for image in self.tiles.objects.images])
 
     def taught(self) -> ClassTable:
-        """The classes, with the number of objects that are taught in one tile at least."""
+        """The classes, with the number of objects that are taught in one tile at least, and groups by these."""
         table = self.tiles.objects.table
-        return replace(table, counts=tuple((np.array(table.counts) - self.tiles.untaught()).tolist()))
+        counts = np.array(table.counts) - self.tiles.untaught()
+        return table.with_counts(np.repeat(np.arange(len(counts)), counts))
 
     def classes_of(self, index: int) -> npt.NDArray[np.int64]:
         """The distinct classes that a tile teaches."""
         return np.unique(self.tiles.labels_of(index))
 
-    def fingerprint(self, settings: Mapping[str, Any]) -> str:
-        """Digest of all that decides the course of a stage: a checkpoint goes on only under the same.
+    def pieces(self) -> Iterator[object]:
+        """What :func:`~torchgeo_debias.training.checkpoints.fingerprint` takes of them.
 
-        Of pixels, at most 256 tiles spread evenly speak for all.
-
-        Args:
-            settings: What else decides it, as plain JSON types.
-
-        Returns:
-            16 hexadecimal digits.
+        Of pixels and masks, at most 256 tiles spread evenly speak for all.
         """
         objects, spec = self.tiles.objects, self.tiles.spec
-        told = [settings, spec.to_json(), objects.table.to_json(), list(objects.bands), objects.oriented, len(self)]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        yield [spec.to_json(), objects.table.to_json(), list(objects.bands), objects.oriented, len(self)]
         for image in objects.images:
-            digest.update(f"{image.name}|{image.source}|{image.picture.width}|{image.picture.height}".encode())
-            for array in (image.boxes, image.labels, image.ignored):
-                digest.update(np.ascontiguousarray(array).data)
+            yield [image.name, image.source, image.picture.width, image.picture.height]
+            yield from (image.boxes, image.labels, image.ignored)
         for index in spread(len(self), 256):
-            digest.update(np.ascontiguousarray(self[index].image).data)
-        return digest.hexdigest()[:16]
+            yield from (self[index].image, self[index].valid)
 
 
 class Order(Sampler[Draw]):

@@ -16,6 +16,7 @@ from torchgeo_debias.fields import read_fields
 
 DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
 DETECT_METHODS: tuple[DetectMethod, ...] = get_args(DetectMethod)
+Twin = Literal["plain", "equal"]
 ClassLossName = Literal["focal", "class-balanced", "ecm", "efl"]
 
 
@@ -26,7 +27,7 @@ class DetectConfig:
     All methods train the same detector from the same start (backbone, neck and head are drawn before a LoRA is), on the
     same tiles in the same order (``rfs`` alone draws them otherwise, but as many), for the same epochs. ``deblora``
     runs three stages and so costs more; a comparison with equal steps gives the others
-    ``(2 + refit_share) * epochs``.
+    ``(2 + refit_share) * epochs``, or sets ``twin``.
 
     Attributes:
         method: ``lora``: LoRA, neck and head under the focal loss; ``finetune``: all weights; ``rfs``: LoRA with
@@ -37,6 +38,10 @@ class DetectConfig:
         lora: Rank 8 as in the released code of debLoRA; the rest ours.
         debias: Stage 2; see there. ``pull=0`` and ``centre="global"`` are its controls.
         detector: Neck and head, and whether boxes are oriented.
+        twin: What ``deblora`` keeps for comparison. ``plain``: the detector of stage 1, at no cost. ``equal``: a
+            control that differs in the aim alone; it goes on from stage 1 through align and refit as the model does,
+            with the same steps, order and class loss, but its features are drawn nowhere. It adds
+            ``(1 + refit_share) * epochs``. Ours.
         class_loss: Of the stages align and refit of ``deblora``; ``lora``, ``finetune``, ``rfs`` and its stage adapt
             take the focal loss, the others the one they are named after. Ours.
         align_weight: Weight of the l2 term of stage 3, in units of the features' standard deviation. Ours.
@@ -69,6 +74,7 @@ class DetectConfig:
     lora: LoraSettings = field(default_factory=LoraSettings)
     debias: DebiasSettings = field(default_factory=DebiasSettings)
     detector: DetectorConfig = field(default_factory=lambda: DetectorConfig(oriented=True))
+    twin: Twin = "plain"
     class_loss: ClassLossName = "class-balanced"
     align_weight: float = 1.0
     refit_share: float = 0.5
@@ -90,7 +96,10 @@ class DetectConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"method": DetectMethod, "class_loss": ClassLossName, "stretch": Stretch, "precision": Precision}
+        choices = {
+            "method": DetectMethod, "twin": Twin, "class_loss": ClassLossName, "stretch": Stretch,
+            "precision": Precision,
+        }  # fmt: skip
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}.")

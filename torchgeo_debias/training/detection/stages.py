@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -13,16 +15,18 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchgeo_debias.backbones import add_lora, create_backbone, pick_device, pick_dtype
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.objects import ObjectSet, TileSpec
 from torchgeo_debias.debias import calibrate
 from torchgeo_debias.detection import Detector
 from torchgeo_debias.progress import ProgressCallback, track
+from torchgeo_debias.training.checkpoints import stage_folder
 from torchgeo_debias.training.detection.batches import Order, TrainTiles, loader, repeat_factors
 from torchgeo_debias.training.detection.config import ClassLossName, DetectConfig
 from torchgeo_debias.training.detection.module import Aim, Array, DetectorStage, taught_features
 from torchgeo_debias.training.loop import fit
-from torchgeo_debias.training.parts import Timed
+from torchgeo_debias.training.parts import Timed, feature_unit
 
 
 @dataclass
@@ -103,17 +107,14 @@ class DetectorRun(Timed):
                 None if self.validation is None else loader(self.validation, config.batch_size, None),
                 stage,
                 self.progress,
-                self._folder(stage, detector, config),
+                stage_folder(self.checkpoints, stage, config, detector.backbone.digest, self._data()),
             )
         return module.detector
 
-    def _folder(self, stage: str, detector: Detector, config: DetectConfig) -> Path | None:
-        if self.checkpoints is None:
-            return None
-        settings = {"config": config.to_json(), "backbone": detector.backbone.digest}
-        if self.validation is not None:
-            settings["validation"] = self.validation.fingerprint({})
-        return self.checkpoints / f"{stage}-{self.tiles.fingerprint(settings)}"
+    def _data(self) -> Iterator[object]:
+        for tiles in (self.tiles, self.validation):
+            if tiles is not None:
+                yield from tiles.pieces()
 
 
 def adapt(run: DetectorRun, loss: ClassLossName = "focal", repeats: npt.NDArray[np.float64] | None = None) -> Detector:
@@ -136,81 +137,104 @@ def finetune(run: DetectorRun) -> Detector:
     return run.fit(detector.train(), "focal", "finetune")
 
 
-def features_of(run: DetectorRun, detector: Detector) -> tuple[list[Array], npt.NDArray[np.int64]]:
-    """Features of all objects that the training tiles teach, without augmentation.
+class ObjectFeatures(NamedTuple):
+    """Features of all objects that the training tiles teach; an object in several tiles has one in each.
 
-    An object in several tiles has one in each.
-
-    Returns:
-        Of each tile (n, D) float32, and the class ids of all objects in this order.
+    Attributes:
+        of_tiles: Of each tile (n, D) float32.
+        labels: (N,) the class ids of all of them, in this order.
+        counted: (N,) bool, one for each object: where most of it lies in the tile, and the first of equal ones.
     """
+
+    of_tiles: list[Array]
+    labels: npt.NDArray[np.int64]
+    counted: npt.NDArray[np.bool_]
+
+
+def features_of(run: DetectorRun, detector: Detector) -> ObjectFeatures:
+    """Features of all objects that the training tiles teach, without augmentation."""
     device = pick_device()
     dtype = pick_dtype(run.config.precision, device)
     detector.to(device).eval()
     detector.backbone.prefer(device, dtype)
     features: list[Array] = []
-    labels = [np.zeros(0, np.int64)]
+    labels, numbers, shares = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for batch in track(loader(run.tiles, run.config.batch_size, None), "features", run.progress):
             images = run.normalisation(batch.images.to(device), batch.valid.to(device))
             found = taught_features(detector.pyramid(images), batch, detector.strides).cpu().numpy()
-            own = [objects.labels[~objects.ignored].numpy() for objects in batch.objects]
-            features += np.split(found, np.cumsum([len(some) for some in own])[:-1])
-            labels += own
-    return features, np.concatenate(labels)
+            taught = [~objects.ignored.numpy() for objects in batch.objects]
+            features += np.split(found, np.cumsum([own.sum() for own in taught])[:-1])
+            for tile, objects, own in zip(batch.tiles.tolist(), batch.objects, taught, strict=True):
+                shown = run.tiles.tiles.shown(tile)
+                labels.append(objects.labels.numpy()[own])
+                numbers.append(shown.objects[own])
+                shares.append(shown.share[own])
+    return ObjectFeatures(features, np.concatenate(labels), _best(np.concatenate(numbers), np.concatenate(shares)))
+
+
+def _best(numbers: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which of (N,) objects, some of them there several times, are those with the largest share of their number."""
+    order = np.lexsort((-shares.round(6), numbers))  # stable, and whole is whole whatever the rounding
+    best = np.zeros(len(numbers), bool)
+    best[order[np.unique(numbers[order], return_index=True)[1]]] = True
+    return best
 
 
 def debias(run: DetectorRun, detector: Detector) -> Aim:
-    """Stage 2: cluster the features of all training objects and move those of rare classes."""
+    """Stage 2: cluster the features of all training objects, each counted once, and move those of rare classes.
+
+    Where an object stands in further tiles, its features there are moved alike.
+    """
     config = run.config
     with run.timed("debias"):
-        features, labels = features_of(run, detector)
+        features, labels, counted = features_of(run, detector)
         together = np.concatenate(features)
-        calibration = calibrate(together, labels, run.objects.table, config.debias, config.seed)
+        once = together[counted], labels[counted]
+        calibration = calibrate(*once, _with_counts(run.tiles.taught(), once[1]), config.debias, config.seed)
     ends = np.cumsum([len(own) for own in features])[:-1]
-    return Aim(np.split(calibration.targets, ends), spread(together), config.align_weight)
+    targets = np.split(calibration.moved(together, labels), ends)
+    return Aim(targets, feature_unit(once[0]), config.align_weight)
 
 
-def spread(features: Array) -> Array:
-    """The unit in which stage 3 measures each feature: its standard deviation, but not much below those of the others.
+def _with_counts(table: ClassTable, labels: npt.NDArray[np.int64]) -> ClassTable:
+    """The classes with the counts of these labels, but in their groups: on nodata, more objects may be ignored."""
+    return replace(table, counts=tuple(np.bincount(labels, minlength=len(table.names)).tolist()))
 
-    A feature that hardly varies would outweigh all others, had it a unit of its own.
+
+def align(run: DetectorRun, biased: Detector, aim: Aim | None, stage: str = "align") -> Detector:
+    """Stage 3: a fresh LoRA whose features meet the calibrated ones; neck and head go on from those of stage 1.
 
     Args:
-        features: (n, D) of n objects, n at least 1.
-
-    Returns:
-        (D,) at least a hundredth of the mean standard deviation; 1 where no feature varies, as with a single object.
+        run: The run.
+        biased: Of stage 1; left as it is.
+        aim: Where the features are drawn to; None for nowhere, as the twin's.
+        stage: Name shown to people, and of the checkpoint.
     """
-    deviations = features.std(axis=0, dtype=np.float64)  # in float32 what is constant seems to vary a little
-    least = 0.01 * deviations.mean()
-    scale: Array = (np.maximum(deviations, least) if least > 0 else np.ones_like(deviations)).astype(np.float32)
-    return scale
-
-
-def align(run: DetectorRun, biased: Detector, aim: Aim) -> Detector:
-    """Stage 3: a fresh LoRA whose features meet the calibrated ones; neck and head go on from those of stage 1."""
     detector = run.detector(lora=True)
     detector.neck.load_state_dict(biased.neck.state_dict())
     detector.head.load_state_dict(biased.head.state_dict())
-    return run.fit(detector, run.config.class_loss, "align", aim=aim)
+    return run.fit(detector, run.config.class_loss, stage, aim=aim)
 
 
-def refit(run: DetectorRun, detector: Detector) -> Detector:
+def refit(run: DetectorRun, detector: Detector, stage: str = "refit") -> Detector:
     """The head alone, on the features as they are now."""
     epochs = math.ceil(run.config.refit_share * run.config.epochs)
     if epochs == 0:
         return detector
     detector.backbone.requires_grad_(False)
     detector.neck.requires_grad_(False)
-    return run.fit(detector, run.config.class_loss, "refit", config=replace(run.config, epochs=epochs))
+    return run.fit(detector, run.config.class_loss, stage, config=replace(run.config, epochs=epochs))
 
 
 def deblora(run: DetectorRun) -> tuple[Detector, Detector]:
     """All stages.
 
     Returns:
-        The de-biased detector, and that of stage 1.
+        The de-biased detector, and its twin: that of stage 1, or one that went on from there with the same steps.
     """
     biased = adapt(run)
-    return refit(run, align(run, biased, debias(run, biased))), biased
+    detector = refit(run, align(run, biased, debias(run, biased)))
+    if run.config.twin == "plain":
+        return detector, biased
+    return detector, refit(run, align(run, biased, None, "twin-align"), "twin-refit")

@@ -91,9 +91,9 @@ def train_detector(
     _check_tiles(cut)
     run = DetectorRun(cut, validation, _normalisation(cut, config), config, progress, checkpoints)
     detector, raw = _METHODS[config.method](run)
-    backbone = detector.backbone
+    backbone, taught = detector.backbone, cut.taught()
     package = DetectorPackage(
-        table=objects.table,
+        table=taught,
         spec=tiles,
         detector=config.detector,
         bands=objects.bands,
@@ -112,7 +112,7 @@ def train_detector(
             "versions": versions(),
             "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
             "training_images": len(objects),
-            "training_objects": sum(objects.table.counts),
+            "training_objects": sum(taught.counts),
             "training_tiles": len(cut),
             **(provenance or {}),
         },
