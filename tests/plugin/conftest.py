@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from debias_mapper.runtime import client as client_module
 from debias_mapper.runtime.client import WorkerClient
 
