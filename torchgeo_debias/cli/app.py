@@ -330,6 +330,11 @@ def _repeated(arguments: list[str], option: str) -> list[str]:
     return result
 
 
+def verbs() -> list[str]:
+    """The names of all verbs, as one writes them."""
+    return list(cast(Any, typer.main.get_command(app)).commands)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Run a verb in this process, and let through what it raises.
 
