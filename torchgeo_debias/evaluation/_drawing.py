@@ -65,9 +65,14 @@ def bars_of_groups(
 
 
 def bars_of_classes(
-    models: Sequence[Sequence[float | None]], names: Sequence[str], table: ClassTable, measure: str, sample: str
+    models: Sequence[Sequence[float | None]],
+    names: Sequence[str],
+    table: ClassTable,
+    measure: str,
+    sample: str,
+    counted: str = "training",
 ) -> Figure:
-    """Bars of each class's value, from the most to the least frequent class in training, with its training count.
+    """Bars of each class's value, from the class with the highest count to that with the lowest, with the count.
 
     Args:
         models: A value in 0..1 for each class, in the order of the table, of one model or of two; None for none.
@@ -75,6 +80,7 @@ def bars_of_classes(
         table: The classes.
         measure: What the values are, such as ``F1``.
         sample: What is counted, in the singular, such as ``sample``.
+        counted: Where the counts of the table are from.
     """
     order = sorted(range(len(table.names)), key=lambda i: -table.counts[i])
     figure, axes = framed(7.2, 1.1 + (0.36 if len(models) > 1 else 0.26) * len(order))
@@ -92,7 +98,7 @@ def bars_of_classes(
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.set_xlim(0, 1.14)
     axes.set_xticks(*PERCENT)
-    axes.set_xlabel(f"{measure} in %; in brackets: training {sample}s")
+    axes.set_xlabel(f"{measure} in %; in brackets: {counted} {sample}s")
     rule(axes, "x")
     if len(models) > 1:
         legend(figure, axes, ncols=2)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _NAMES = ("LoRA", "debLoRA")
 _ORDER = ("tail", "head", "middle", "macro")
-_CURVES_TEXT = (
+CURVES_TEXT = (
     "From the surest guess to the least sure one, recall grows and precision falls; the area under a line is its AP50. "
     "On the right, rare classes are in colour, with their AP50 in brackets, and the others in grey."
 )
@@ -81,7 +81,7 @@ def detector_report(
     ]
     if scores.curves and (before is None or before.curves):
         curves = figures.precision_recall(first, second, names)
-        sections.append(Section("Precision and recall", _CURVES_TEXT, [(curves, f"Precision over recall{both}.")]))
+        sections.append(Section("Precision and recall", CURVES_TEXT, [(curves, f"Precision over recall{both}.")]))
     if map_figure is not None:
         caption = "The image and the objects found on it."
         sections.append(Section("On the map", "The detector run over the raster.", [(map_figure, caption)]))

@@ -158,7 +158,7 @@ def comparison_report(
             "Groups of classes",
             GROUPS_TEXT,
             [(figures.group_bars(before, after, names), f"F1 of each group, {names[0]} and {names[1]}.")],
-            (("Measure", *names, "Change"), _measures(before, after)),
+            (("Measure", *names, "Change"), measures(before, after)),
         ),
         Section(
             "Every class",
@@ -217,7 +217,7 @@ def training_report(
             "Groups of classes",
             GROUPS_TEXT,
             [(figures.group_bars(scores), "F1 of each group.")],
-            (("Measure", "Value"), _measures(scores)),
+            (("Measure", "Value"), measures(scores)),
         ),
         Section(
             "Every class",
@@ -271,7 +271,9 @@ def _samples(scores: Scores) -> int:
     return sum(row["support"] for row in scores.per_class.values())
 
 
-def _measures(before: Scores, after: Scores | None = None) -> list[list[str]]:
+def measures(before: Scores, after: Scores | None = None) -> list[list[str]]:
+    """Every mean in percent as rows of a table, with the change where there are two models."""
+
     def values(scores: Scores) -> dict[str, float]:
         return {
             **{f"F1 {key}": value for key, value in scores.f1.items()},
