@@ -67,7 +67,7 @@ def test_a_bay_that_parts_an_object_in_one_tile_does_not_part_it_in_two() -> Non
     assert len(found) == 1
     assert found[0].polygon.area == pixels.sum()
     # The larger arm is alike enough by itself, the smaller one goes by what it lies in.
-    assert len(merged(*arms, whole, joining=Joining(alike=0.99, inside=1.0))) == 1
+    assert len(merged(*arms, whole, joining=Joining(alike=0.99))) == 1
     # It must be known to go on: an arm that ends before the rim is an object of its own.
     ends = piece(0, 12, 10, 19, 12)
     assert len(merged(arms[0], ends, whole)) == 2
@@ -75,9 +75,50 @@ def test_a_bay_that_parts_an_object_in_one_tile_does_not_part_it_in_two() -> Non
 
 def test_likeness_decides() -> None:
     pair = piece(0, 5, 0, 20, 10), piece(1, 10, 4, 28, 14)  # in the strip 60 of 140 pixels
-    assert len(merged(*pair, joining=Joining(alike=0.5, inside=0.8))) == 2
-    assert len(merged(*pair, joining=Joining(alike=0.4, inside=0.8))) == 1
-    assert len(merged(*pair, joining=Joining(alike=0.5, inside=0.6))) == 1
+    assert len(merged(*pair, joining=Joining(alike=0.5))) == 2
+    assert len(merged(*pair, joining=Joining(alike=0.4))) == 1
+
+
+def test_what_lies_behind_all_objects_does_not_swallow_what_one_tile_alone_sees() -> None:
+    ground = piece(0, 0, 0, 20, 20), piece(1, 10, 0, 30, 20)
+    # The right tile cuts two objects at its rim, which the left one takes for ground.
+    cars = piece(1, 10, 3, 14, 6), piece(1, 10, 12, 15, 15)
+    found = merged(ground[0], ground[1], *cars)
+    assert [one.polygon.bounds for one in found] == [(0, 0, 30, 20), (10, 3, 14, 6), (10, 12, 15, 15)]
+    assert [one.polygon.bounds for one in merged(*ground, *cars, joining=Joining(most=500))] == [
+        (10, 3, 14, 6), (10, 12, 15, 15)
+    ]  # fmt: skip
+
+
+def test_objects_of_too_many_pixels_are_left_out_once_they_are_put_together() -> None:
+    plan = TilePlan.of(20, 2000, 20, 0.5)
+
+    def bars(most: float) -> tuple[list[Instance], int]:
+        """One through all tiles, and one through three of them; and how many outlines were kept at a time."""
+        merger, found, kept = InstanceMerger(plan, Joining(most=most)), list[Instance](), 0
+        for row in range(plan.rows.tiles):
+            top = row * 10
+            long = Piece(Bounds(2, top, 6, top + 20), np.ones((20, 4), bool), 0.9, row, 0)
+            ends = Bounds(10, max(top, 1010), 14, min(top + 20, 1045))
+            short = [] if ends.empty else [Piece(ends, np.ones((ends.bottom - ends.top, 4), bool), 0.9, row, 0)]
+            found += merger.add(row, [long, *short])
+            kept = max(kept, sum(len(group.pieces) for group in merger._groups.values()))
+        return [*found, *merger.finish()], kept
+
+    assert sorted(one.polygon.bounds for one in bars(8000)[0]) == [(2, 0, 6, 2000), (10, 1010, 14, 1045)]
+    some, kept = bars(7999)
+    assert [one.polygon.bounds for one in some] == [(10, 1010, 14, 1045)]
+    some, kept = bars(400)
+    assert [one.polygon.bounds for one in some] == [(10, 1010, 14, 1045)]
+    assert kept < 15
+    assert bars(139)[0] == []
+    assert len(bars(140)[0]) == 1
+
+
+def test_a_whole_mask_of_too_many_pixels_is_left_out() -> None:
+    one = piece(0, 2, 2, 9, 9)
+    assert len(merged(one, joining=Joining(most=49))) == 1
+    assert merged(one, joining=Joining(most=48)) == []
 
 
 def test_the_largest_part_of_a_mask_is_taken() -> None:
@@ -108,8 +149,8 @@ def test_masks_come_out_of_a_part_as_they_went_in() -> None:
     sent, parts = [], []
     for tile in plan:
         masks = [FoundMask(rng.random((32, 32)) < share, share) for share in rng.choice([0.001, 0.01, 0.5], 3)]
-        kept = [found for found in masks if 2 <= found.mask.sum() <= 900]
-        parts.append(on_raster(pack(masks, range(2, 901)), tile))
+        kept = [found for found in masks if 2 <= found.mask.sum()]
+        parts.append(on_raster(pack(masks, 2), tile))
         sent += [(tile, found) for found in kept]
     back = [piece for _, pieces in rows(join(parts)) for piece in pieces]
     assert len(back) == len(sent)

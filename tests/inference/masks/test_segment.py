@@ -150,9 +150,61 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     assert classes() == ["green", "red", "red"]
     assert classes(keep_background=True) == ["green", "none", "red", "red"]
     assert classes(min_pixels=5) == ["green", "red"]
-    assert classes(max_share=0.05) == ["red"]
+    assert classes(max_share=0.02) == classes(max_pixels=99) == ["red"]
     assert classes(min_score=0.8) == []
     assert classes(area=[500_000, 5_399_870, 500_128, 5_399_910]) == ["green"]
+
+
+@pytest.mark.parametrize("overlap", [0.25, 0.5])
+def test_an_object_that_fills_tiles_is_whole(tmp_path: Path, overlap: float) -> None:
+    pixels = canvas(200, 180)
+    pixels[:, 20:150, 10:150] = COLOURS[1][:, None, None]  # a field over several tiles
+    pixels[:, 60:70, 60:70] = GREY
+    pixels[:, 170:180, 20:40] = COLOURS[0][:, None, None]
+    raster = write_raster(tmp_path / "r.tif", pixels)
+    segment(raster, tmp_path / "out.parquet", overlap=overlap, max_share=0.75)
+    found = read(tmp_path / "out.parquet").set_index("class")
+    assert found.geometry["green"].equals(traced(pixels, COLOURS[1]))
+    assert found.geometry["red"].equals(traced(pixels, COLOURS[0]))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**16), size=st.sampled_from([24, 40, 64]), overlap=st.sampled_from([0.25, 0.5]))
+def test_which_objects_are_too_large_does_not_hang_on_the_tiles(
+    tmp_path: Path, seed: int, size: int, overlap: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = canvas(140, 140)
+    for y in range(0, 140, 35):
+        for x in range(0, 140, 35):
+            h, w = rng.integers(2, 34, 2)
+            pixels[:, y : y + h, x : x + w] = COLOURS[rng.integers(0, 3)][:, None, None]
+    raster = write_raster(tmp_path / "r.tif", pixels)
+    segment(raster, tmp_path / "tiles.parquet", Patches(size=size), overlap=overlap, max_pixels=250)
+    segment(raster, tmp_path / "one.parquet", Patches(size=140), max_pixels=250)
+    tiles, one = read(tmp_path / "tiles.parquet"), read(tmp_path / "one.parquet")
+    assert outlines(tiles) == outlines(one)
+    sizes = np.bincount(ndimage.label((pixels != GREY).any(axis=0))[0].ravel())[1:]
+    assert len(one) == (sizes <= 250).sum()
+
+
+def test_the_share_of_a_raster_is_one_of_its_pixels_with_data(tmp_path: Path) -> None:
+    pixels = canvas(100, 100)
+    pixels[:, :, :50] = 0
+    pixels[:, 10:90, 55:95] = COLOURS[0][:, None, None]  # 64 % of the half with data
+    raster = write_raster(tmp_path / "r.tif", pixels, nodata=0)
+    for size in (32, 128):
+        for share, count in ((0.63, 0), (0.65, 1)):
+            segment(raster, tmp_path / "out.parquet", Patches(size=size), max_share=share)
+            assert len(read(tmp_path / "out.parquet")) == count
+    # What an area of interest hides counts as data: it changes nothing about what is found in it.
+    pixels = canvas(200, 200)
+    pixels[:, 100:120, 100:120] = COLOURS[0][:, None, None]
+    raster = write_raster(tmp_path / "r.tif", pixels)
+    area = [500_200, 5_399_760, 500_240, 5_399_800]
+    for place in (None, area):
+        segment(raster, tmp_path / "out.parquet", Patches(size=16), max_share=0.02, area=place)
+        assert len(read(tmp_path / "out.parquet")) == 1
 
 
 def test_pixels_without_data_belong_to_no_object(tmp_path: Path) -> None:
@@ -246,7 +298,7 @@ def test_many_rasters_become_a_layer_each(tmp_path: Path) -> None:
 
 
 def test_what_other_processes_are_sent_can_be_sent() -> None:
-    task = FindMasks(Segmenter(Patches(), ByPaint(SPEC)), range(1, 999))
+    task = FindMasks(Segmenter(Patches(), ByPaint(SPEC)), 1)
     again = pickle.loads(pickle.dumps(task))
     images = np.full((2, 3, 32, 32), GREY, np.uint8)
     images[0, :, 4:9, 5:12] = 250
@@ -263,8 +315,8 @@ def test_what_other_processes_are_sent_can_be_sent() -> None:
     [
         ({"min_pixels": 0}, "at least one pixel"),
         ({"max_share": 1.5}, "largest share"),
+        ({"max_pixels": 15}, "16 to 15 pixels"),
         ({"alike": 0.0}, "likeness of two masks"),
-        ({"inside": 2.0}, "inside another"),
         ({"min_score": 2.0}, "lowest score"),
     ],
 )

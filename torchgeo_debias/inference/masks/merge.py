@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,22 +10,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import shapely
+from scipy import ndimage
 
 from torchgeo_debias.inference.masks.pieces import Bounds, Piece, outlines, window_of
 from torchgeo_debias.tiling.plan import TilePlan
 
 
 class Joining(NamedTuple):
-    """When masks of two tiles are one object; both are shares of pixels in the strip that the two tiles share.
+    """When masks of two tiles are one object, and which objects are none.
 
     Attributes:
-        alike: Two masks are, where their intersection over union is at least this.
-        inside: A mask that its tile cuts and that is like none of the other tile belongs to the one that it shares
-            most pixels with, where that holds at least this share of it.
+        alike: Two masks are one, where their intersection over union in the strip that the two tiles share is at least
+            this. A mask that its tile cuts and that is like none of the other tile belongs to the one that it shares
+            most pixels with, where it is so much like a connected part that this has in the strip.
+        most: Objects of more pixels are left out.
     """
 
     alike: float = 0.5
-    inside: float = 0.8
+    most: float = math.inf
 
 
 class Instance(NamedTuple):
@@ -52,6 +55,8 @@ class _Group:
         pieces: Outlines of the others, as long as there is no whole one.
         area: Sum of the pixels of all pieces.
         weight: The same, times their scores.
+        fresh: Pixels of the pieces that came since they were last united.
+        large: Whether its pieces are known to have too many pixels, and are forgotten.
     """
 
     first: int
@@ -60,20 +65,33 @@ class _Group:
     pieces: list[Any] = field(default_factory=list)
     area: int = 0
     weight: float = 0.0
+    fresh: int = 0
+    large: bool = False
 
-    def take(self, other: _Group) -> None:
+    def take(self, other: _Group, most: float) -> None:
         self.first, self.row = min(self.first, other.first), max(self.row, other.row)
         candidates = [whole for whole in (self.whole, other.whole) if whole is not None]
         self.whole = max(candidates, key=lambda whole: (whole[0], -whole[1]), default=None)
-        self.pieces = [] if self.whole is not None else self.pieces + other.pieces
+        self.large |= other.large
+        self.pieces = [] if self.whole is not None or self.large else self.pieces + other.pieces
         self.area, self.weight = self.area + other.area, self.weight + other.weight
+        self.fresh += other.fresh
+        if self.pieces and self.fresh > most:  # what lies behind all objects may go on for ever
+            self._unite(most)
 
-    def instance(self) -> Instance:
+    def instance(self, most: float) -> Instance | None:
+        """The object; None where it has more than ``most`` pixels."""
         if self.whole is not None:
-            return Instance(largest(self.whole[2]), self.whole[0], False)
+            score, _, polygons = self.whole
+            return Instance(largest(polygons), score, False) if shapely.area(polygons).sum() <= most else None
+        self._unite(most)
+        return None if self.large else Instance(largest(np.array(self.pieces, object)), self.weight / self.area, True)
+
+    def _unite(self, most: float) -> None:
         # Where outlines met there are points left on straight lines.
         joined = shapely.simplify(shapely.union_all(self.pieces), 0)
-        return Instance(largest(shapely.get_parts(joined)), self.weight / self.area, True)
+        self.large |= bool(joined.area > most)
+        self.pieces, self.fresh = [] if self.large else list(shapely.get_parts(joined)), 0
 
 
 class InstanceMerger:
@@ -81,11 +99,12 @@ class InstanceMerger:
 
     An object that a tile holds whole (its mask does not touch a rim of the tile that lies inside the raster) is what
     the surest such tile says of it; masks of it that other tiles cut are left out. An object that no tile holds whole
-    is the union of its pieces. Of masks in several parts the largest is taken.
+    is the union of its pieces. Of masks in several parts the largest is taken. Objects of more than ``joining.most``
+    pixels, all parts together, are left out once they are put together, so that it does not hang on the tiles which.
 
     In memory are the masks of the rows of tiles that the next one overlaps, and the outlines of objects that reach
-    them: it grows with the width of the raster and the length of objects, not with its height. The order and the
-    values of the results do not depend on the portions in which rows arrive.
+    them: it grows with the width of the raster and with the length of objects, of those up to ``most``. The order and
+    the values of the results do not depend on the portions in which rows arrive.
     """
 
     def __init__(self, plan: TilePlan, joining: Joining) -> None:
@@ -123,12 +142,13 @@ class InstanceMerger:
         done = sorted((group.first, root) for root, group in self._groups.items() if group.row < row)
         closed = {root for _, root in done}
         for _, root in done:
-            yield self._groups.pop(root).instance()
+            if (instance := self._groups.pop(root).instance(self._joining.most)) is not None:
+                yield instance
         self._parent = {child: parent for child, parent in self._parent.items() if self._root(child) not in closed}
 
     def _group(self, number: int, piece: Piece, polygons: npt.NDArray[np.object_]) -> _Group:
         area = int(np.count_nonzero(piece.pixels))
-        group = _Group(number, piece.row, area=area, weight=area * piece.score)
+        group = _Group(number, piece.row, area=area, weight=area * piece.score, fresh=area)
         if self._cut(piece).any():
             group.pieces = list(polygons)
         else:
@@ -153,14 +173,17 @@ class InstanceMerger:
         union = areas[0][:, None] + areas[1][None] - shared
         alike = (shared > 0) & (shared >= self._joining.alike * union)
         links = {(int(i), int(j)) for i, j in np.argwhere(alike)}
-        # A piece without its like goes to what it lies in: a bay may part an object in one tile and not in the other.
+        # A piece without its like may be a part of one: a bay may part an object in one tile and not in the other.
         for axis, side in enumerate((ours, theirs)):
             seen = _beyond(windows[1 - axis], windows[axis])
             for k, (_, piece) in enumerate(side):
                 row = np.take(shared, k, axis=axis)
                 lonely = row.any() and not np.take(alike, k, axis=axis).any()
-                if lonely and (self._cut(piece) & seen).any() and row.max() >= self._joining.inside * areas[axis][k]:
-                    links.add((k, int(row.argmax())) if axis == 0 else (int(row.argmax()), k))
+                if lonely and (self._cut(piece) & seen).any():
+                    other = int(row.argmax())
+                    part = _part((theirs, ours)[axis][other][1], piece, strip)
+                    if part.shared >= self._joining.alike * (areas[axis][k] + part.pixels - part.shared):
+                        links.add((k, other) if axis == 0 else (other, k))
         for i, j in sorted(links):
             self._unite(ours[i][0], theirs[j][0])
 
@@ -168,7 +191,7 @@ class InstanceMerger:
         kept, gone = sorted((self._root(one), self._root(other)))
         if kept != gone:
             self._parent[gone] = kept
-            self._groups[kept].take(self._groups.pop(gone))
+            self._groups[kept].take(self._groups.pop(gone), self._joining.most)
 
     def _root(self, number: int) -> int:
         while self._parent[number] != number:
@@ -193,6 +216,24 @@ def _shared(ours: Sequence[tuple[int, Piece]], theirs: Sequence[tuple[int, Piece
         both = one.bounds.shared(other.bounds)
         result[i, j] = np.count_nonzero(one.within(both) & other.within(both))
     return result
+
+
+class _Part(NamedTuple):
+    """A connected part of a mask: its pixels, and those that it shares with another mask."""
+
+    pixels: int
+    shared: int
+
+
+def _part(piece: Piece, other: Piece, window: Bounds) -> _Part:
+    """The part of a mask, within a window that both masks reach, that shares most with another."""
+    around = piece.bounds.shared(window)
+    parts, _ = ndimage.label(piece.within(around))  # by edges, as outlines are
+    both = around.shared(other.bounds)
+    here = parts[both.top - around.top : both.bottom - around.top, both.left - around.left : both.right - around.left]
+    sizes = np.bincount(here[other.within(both)])[1:]
+    most = int(sizes.argmax())
+    return _Part(int(np.count_nonzero(parts == most + 1)), int(sizes[most]))
 
 
 def _pixels(piece: Piece, window: Bounds) -> int:

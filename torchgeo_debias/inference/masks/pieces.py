@@ -79,9 +79,9 @@ class Packed(NamedTuple):
     bits: npt.NDArray[np.uint8]
 
 
-def pack(masks: Sequence[FoundMask], pixels: range) -> Packed:
-    """Pack the masks whose number of pixels is within a range."""
-    kept = [found for found in masks if np.count_nonzero(found.mask) in pixels]
+def pack(masks: Sequence[FoundMask], least: int) -> Packed:
+    """Pack the masks of at least so many pixels, one or more."""
+    kept = [found for found in masks if np.count_nonzero(found.mask) >= least]
     bounds = [_bounds(found.mask) for found in kept]
     bits = [np.packbits(found.mask[b.top : b.bottom, b.left : b.right]) for found, b in zip(kept, bounds, strict=True)]
     return Packed(

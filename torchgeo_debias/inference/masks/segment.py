@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +58,11 @@ class SegmentOptions(MapOptions):
             are found whole.
         min_score: Objects whose class is less sure are left out, 0..1.
         min_pixels: Masks of fewer pixels are left out.
-        max_share: Masks that cover more of their tile are left out: as a rule they are what lies behind all objects.
+        max_pixels: Objects of more pixels are left out once they are put together: as a rule they are what lies behind
+            all others. The default is the area of sixteen tiles of SAM.
+        max_share: So are those that cover more of the raster, as far as it is not known to be without data.
         alike: Masks of two tiles are one object where their intersection over union, in the strip that the tiles
-            share, is at least this.
-        inside: A piece that is like none of the other tile belongs to the mask that it shares most with, where that
-            holds at least this share of it.
+            share, is at least this; see :class:`~torchgeo_debias.inference.masks.merge.Joining`.
         rgb: Bands that the model of masks sees; see :class:`~torchgeo_debias.inference.masks.predictor.Picture`.
         stretch: Values that become black and white for it.
     """
@@ -70,9 +71,9 @@ class SegmentOptions(MapOptions):
 
     overlap: float = 0.25
     min_pixels: int = 16
+    max_pixels: int = 2**24
     max_share: float = 0.75
     alike: float = 0.5
-    inside: float = 0.8
     rgb: Sequence[int | str] | None = None
     stretch: tuple[float, float] | None = None
 
@@ -80,18 +81,18 @@ class SegmentOptions(MapOptions):
         super().__post_init__()
         if self.min_pixels < 1:
             raise ConfigError(f"A mask must have at least one pixel; received {self.min_pixels}.")
-        for name, value in (
-            ("largest share of a tile", self.max_share),
-            ("likeness of two masks", self.alike),
-            ("share of a mask that lies inside another", self.inside),
-        ):
+        if self.max_pixels < self.min_pixels:
+            raise ConfigError(
+                f"Objects of {self.min_pixels} to {self.max_pixels} pixels there are none: raise the upper limit."
+            )
+        for name, value in (("largest share of a raster", self.max_share), ("likeness of two masks", self.alike)):
             if not 0 < value <= 1:
                 raise ConfigError(f"The {name} must lie above 0 and up to 1; received {value}.")
 
     def described(self) -> dict[str, Any]:
         """All that the result of a run hangs on, as plain JSON; bands and stretch are in the model's identity."""
-        masks = {"min-pixels": self.min_pixels, "max-share": float(self.max_share)}
-        return super().described() | masks | {"alike": float(self.alike), "inside": float(self.inside)}
+        pixels = {"min-pixels": self.min_pixels, "max-pixels": self.max_pixels}
+        return super().described() | pixels | {"max-share": float(self.max_share), "alike": float(self.alike)}
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ class FindMasks(WholeTiles):
     """The task: masks in each tile."""
 
     predictor: Segmenter
-    pixels: range
+    min_pixels: int
 
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Answer:
         """Masks of each tile: (N,) of :class:`~torchgeo_debias.inference.masks.pieces.Packed`."""
         answers = np.empty(len(images), dtype=object)
         for i, found in enumerate(self.predictor.predict(images, valid)):
-            answers[i] = pack(found, self.pixels)
+            answers[i] = pack(found, self.min_pixels)
         return (answers,)
 
     def merger(self, wanted: Wanted) -> MaskCollector:
@@ -118,15 +119,17 @@ class MaskCollector:
 
     def __init__(self) -> None:
         self._rows: dict[int, list[Part]] = {}
+        self._blank: Counter[int] = Counter()
 
     def add(self, tile: Tile, own: npt.NDArray[np.bool_], answer: Answer | None) -> None:
         """Take the masks of a tile."""
+        self._blank[tile.row] += int(np.count_nonzero(~own))
         if answer is not None:
             self._rows.setdefault(tile.row, []).append(on_raster(cast(Packed, answer[0]), tile))
 
     def settle(self, row: int) -> Mapping[str, npt.NDArray[Any]]:
-        """The masks of a row of tiles."""
-        return join(self._rows.pop(row, [nothing()]))
+        """The masks of a row of tiles, and ``blank`` (1,), how many pixels that are its own hold no data."""
+        return {**join(self._rows.pop(row, [nothing()])), "blank": np.array([self._blank.pop(row, 0)])}
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,10 @@ class MaskFeatures:
     def frames(self, parts: Parts, quietly: Parts, tally: Tally) -> Iterator[gpd.GeoDataFrame]:
         """The features, a few at a time, in an order that hangs on the raster alone."""
         waiting: list[Instance] = []
-        for instance in self._instances(parts):
+        blank = sum(int(part["blank"].sum()) for part in quietly(["blank"]))
+        data = self.source.width * self.source.height - blank
+        most = min(self.options.max_pixels, self.options.max_share * data)
+        for instance in self._instances(parts, Joining(self.options.alike, most)):
             waiting.append(instance)
             if len(waiting) == _CHIPS:
                 yield self._labelled(waiting, tally)
@@ -166,8 +172,8 @@ class MaskFeatures:
         if waiting:
             yield self._labelled(waiting, tally)
 
-    def _instances(self, parts: Parts) -> Iterator[Instance]:
-        merger = InstanceMerger(self.wanted.plan, Joining(self.options.alike, self.options.inside))
+    def _instances(self, parts: Parts, joining: Joining) -> Iterator[Instance]:
+        merger = InstanceMerger(self.wanted.plan, joining)
         for part in parts(NAMES):
             for row, pieces in rows(part):
                 yield from merger.add(row, pieces)
@@ -237,7 +243,8 @@ def segment_raster(
     Tiles of ``masks.size`` pixels are laid from the raster's upper left corner, each covered by the next one over
     ``options.overlap`` of its side. Masks of an object that lies in several tiles become one polygon, see
     :class:`~torchgeo_debias.inference.masks.merge.InstanceMerger`: objects smaller than the overlap by two pixels are
-    what one tile sees of them, larger ones are put together. Then each object gets the class of the chip around it;
+    what one tile sees of them, larger ones are put together; those larger than ``options.max_pixels`` and
+    ``options.max_share`` allow are left out. Then each object gets the class of the chip around it;
     those of the background class, of which a model of masks finds many, are left out.
 
     The layer has one polygon an object in the CRS of the (first) raster, along the edges of pixels, of the largest part
@@ -326,9 +333,9 @@ def _job(source: Source, predictor: Segmenter, outputs: Outputs, options: Segmen
     check_source(source, predictor)
     plan = TilePlan.of(source.width, source.height, predictor.size, options.overlap)
     wanted = Wanted(plan, Area.of(options.area, source.grid, source.footprints))
-    pixels = range(options.min_pixels, int(options.max_share * predictor.size**2) + 1)
     features = MaskFeatures(source, wanted, predictor.chips, options)
-    return MapJob(source, wanted, FindMasks(predictor, pixels), predictor.table, outputs, features=features)
+    task = FindMasks(predictor, options.min_pixels)
+    return MapJob(source, wanted, task, predictor.table, outputs, features=features)
 
 
 def _model(predictor: Segmenter) -> TilePredictor:
