@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -19,14 +19,7 @@ from torchgeo_debias.backbones import Precision, pick_device, pick_dtype
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.training.parts import versions
-
-
-class Settings(Protocol):
-    """What names a stage reads of a configuration; see :class:`~torchgeo_debias.training.TrainConfig`."""
-
-    @property
-    def precision(self) -> Precision: ...  # noqa: D102
-    def to_json(self) -> dict[str, Any]: ...  # noqa: D102
+from torchgeo_debias.training.settings import Schedule
 
 
 class KeepBest(EarlyStopping):
@@ -85,7 +78,7 @@ def find_checkpoint(file: Path) -> Path | None:
 
 
 def stage_folder(
-    checkpoints: Path | None, stage: str, config: Settings, backbone: str, data: Iterable[object]
+    checkpoints: Path | None, stage: str, config: Schedule, backbone: str, data: Iterable[object]
 ) -> Path | None:
     """Where the checkpoint of a stage lies: a run goes on only from one under the same name.
 

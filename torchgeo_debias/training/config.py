@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from torchgeo_debias.backbones import LoraSettings, Pool, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.fields import read_fields
+from torchgeo_debias.training.settings import Settings
 
 Method = Literal["probe", "probe-la", "lora", "lora-la", "finetune", "deblora"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -21,7 +19,7 @@ Adjust = Literal["train", "posthoc", "refit"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Configuration of :func:`torchgeo_debias.training.train`.
 
     Attributes:
@@ -85,37 +83,6 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ConfigError(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
-        choices = {
-            "align_loss": AlignLoss, "head": HeadFit, "adjust": Adjust, "stretch": Stretch, "pool": Pool,
-            "precision": Precision,
-        }  # fmt: skip
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ConfigError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}.")
-        for name in ("epochs", "batch_size", "accumulate", "devices", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; received {getattr(self, name)}.")
+        self.check(counts=["devices"])
         if self.align_loss == "l2" and self.head == "joint":
             raise ConfigError("align_loss 'l2' trains no head: choose another head, or align_loss 'l2+ce'.")
-        if not self.lr > 0:
-            raise ConfigError(f"lr must be positive; received {self.lr}.")
-        for name, most in (("weight_decay", math.inf), ("align_weight", math.inf), ("warmup", 1), ("seed", 2**32 - 1)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} must lie between 0 and {most}; received {getattr(self, name)}.")
-        if not 0 <= self.val_share < 1:
-            raise ConfigError(f"val_share must lie between 0 and 1; received {self.val_share}.")
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Read what :meth:`to_json` wrote; fields that are left out keep their defaults.
-
-        Raises:
-            ConfigError: If a field is unknown or its value is of another type.
-        """
-        return read_fields(cls, values)

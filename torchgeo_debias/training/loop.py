@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,35 +17,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from torchgeo_debias.backbones import Backbone, Precision, pick_device, pick_dtype
+from torchgeo_debias.backbones import Backbone, pick_device, pick_dtype
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.progress import Progress, ProgressCallback
 from torchgeo_debias.training.checkpoints import KeepBest, find_checkpoint
+from torchgeo_debias.training.settings import Schedule
 
 _LOGGERS = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-
-
-class Schedule(Protocol):
-    """What the loop reads of a configuration; see :class:`~torchgeo_debias.training.TrainConfig`."""
-
-    @property
-    def epochs(self) -> int: ...  # noqa: D102
-    @property
-    def lr(self) -> float: ...  # noqa: D102
-    @property
-    def weight_decay(self) -> float: ...  # noqa: D102
-    @property
-    def warmup(self) -> float: ...  # noqa: D102
-    @property
-    def accumulate(self) -> int: ...  # noqa: D102
-    @property
-    def precision(self) -> Precision: ...  # noqa: D102
-    @property
-    def devices(self) -> int: ...  # noqa: D102
-    @property
-    def patience(self) -> int: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
 
 
 class Stage(L.LightningModule):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from torchgeo_debias.backbones import Backbone, find_spec
 from torchgeo_debias.data.normalise import Normalisation, Stretch
-from torchgeo_debias.package import Adapter
+from torchgeo_debias.package import Adapter, BackboneInfo
+from torchgeo_debias.training.settings import Settings
 
 Array = npt.NDArray[np.float32]
 
@@ -32,6 +34,43 @@ def statistics_of(backbone: str, dtype: npt.DTypeLike, bands: int, stretch: Stre
     if statistics is None or np.dtype(dtype) != np.uint8 or bands != 3 or stretch != "none":
         return None
     return Normalisation.from_unit_range(*statistics)
+
+
+def package_parts(
+    backbone: Backbone,
+    config: Settings,
+    normalisation: Normalisation,
+    seconds: Mapping[str, float],
+    dtype: npt.DTypeLike,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What goes into the :class:`~torchgeo_debias.package.Package` of any trained model.
+
+    Args:
+        backbone: As it was trained.
+        config: Of the run.
+        normalisation: Of the pixels.
+        seconds: Wall time of each stage.
+        dtype: Of the pixels.
+        facts: About the data, kept beside seed and versions.
+    """
+    settings = config.to_json()
+    name, whole = settings["backbone"], settings["method"] == "finetune"
+    return {
+        "dtype": str(dtype),
+        "normalisation": normalisation,
+        "backbone": BackboneInfo(name, backbone.pool, backbone.dim, backbone.digest, find_spec(name).licence),
+        "finetuned": on_cpu(backbone.model.state_dict()) if whole else None,
+        "method": settings,
+        "metrics": {},
+        "provenance": {
+            "seed": settings["seed"],
+            "versions": versions(),
+            "seconds": {stage: round(wall, 1) for stage, wall in seconds.items()},
+            **facts,
+        },
+        "thresholds": {},
+    }
 
 
 def adapter_of(backbone: Backbone) -> Adapter | None:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchgeo_debias.backbones import Backbone, find_spec
+from torchgeo_debias.backbones import Backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.splits import split_by_source
 from torchgeo_debias.debias import LinearHead, logit_adjustment
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.files import make_folder
-from torchgeo_debias.package import BackboneInfo, Classifier, ModelPackage
+from torchgeo_debias.package import Classifier, ModelPackage
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.config import TrainConfig
-from torchgeo_debias.training.parts import adapter_of, on_cpu, statistics_of, versions
+from torchgeo_debias.training.parts import adapter_of, package_parts, statistics_of
 from torchgeo_debias.training.stages import Run, adapt, adjusted_head, align, debias, finetune
 
 
@@ -69,29 +69,14 @@ def train(
         chips = chips.subset(kept)
     run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints)
     backbone, head, raw = _METHODS[config.method](run)
-    whole = on_cpu(backbone.model.state_dict()) if config.method == "finetune" else None
+    facts = {"training_chips": len(chips), **(provenance or {})}
     package = ModelPackage(
         table=chips.table,
         spec=chips.spec,
         bands=chips.bands,
-        dtype=str(chips.images.dtype),
-        normalisation=run.normalisation,
-        backbone=BackboneInfo(
-            config.backbone, backbone.pool, backbone.dim, backbone.digest, find_spec(config.backbone).licence
-        ),
         model=Classifier(adapter_of(backbone), head),
         raw=raw,
-        finetuned=whole,
-        method=config.to_json(),
-        metrics={},
-        provenance={
-            "seed": config.seed,
-            "versions": versions(),
-            "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
-            "training_chips": len(chips),
-            **(provenance or {}),
-        },
-        thresholds={},
+        **package_parts(backbone, config, run.normalisation, run.seconds, chips.images.dtype, facts),
     )
     return Trained(package, run.seconds)
 

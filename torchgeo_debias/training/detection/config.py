@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from torchgeo_debias.backbones import LoraSettings, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.detection import DetectorConfig
-from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.fields import read_fields
+from torchgeo_debias.training.settings import Settings
 
 DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
 DETECT_METHODS: tuple[DetectMethod, ...] = get_args(DetectMethod)
@@ -21,7 +19,7 @@ ClassLossName = Literal["focal", "class-balanced", "ecm", "efl"]
 
 
 @dataclass(frozen=True)
-class DetectConfig:
+class DetectConfig(Settings):
     """Configuration of :func:`torchgeo_debias.training.detection.train_detector`.
 
     All methods train the same detector from the same start (backbone, neck and head are drawn before a LoRA is), on the
@@ -96,43 +94,12 @@ class DetectConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {
-            "method": DetectMethod, "twin": Twin, "class_loss": ClassLossName, "stretch": Stretch,
-            "precision": Precision,
-        }  # fmt: skip
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ConfigError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}.")
-        for name in ("epochs", "batch_size", "accumulate", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; received {getattr(self, name)}.")
-        for name in ("lr", "backbone_lr", "repeat_threshold"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be positive; received {getattr(self, name)}.")
-        most = {
-            "weight_decay": math.inf, "align_weight": math.inf, "refit_share": math.inf, "cache_mb": math.inf,
-            "warmup": 1, "empty": 1, "seed": 2**32 - 1,
-        }  # fmt: skip
-        for name, limit in most.items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise ConfigError(f"{name} must lie between 0 and {limit}; received {getattr(self, name)}.")
-        if not 0 <= self.val_share < 1:
-            raise ConfigError(f"val_share must lie between 0 and 1; received {self.val_share}.")
+        self.check(
+            positive=["backbone_lr", "repeat_threshold"],
+            most={"refit_share": math.inf, "cache_mb": math.inf, "empty": 1},
+        )
 
     @property
     def devices(self) -> int:
         """A detector is trained on one device."""
         return 1
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> DetectConfig:
-        """Read what :meth:`to_json` wrote; fields that are left out keep their defaults.
-
-        Raises:
-            ConfigError: If a field is unknown or its value is of another type.
-        """
-        return read_fields(cls, values)

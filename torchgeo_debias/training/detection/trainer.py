@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from torchgeo_debias.backbones import find_spec
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.objects import ObjectSet, ObjectTiles, TileSpec
 from torchgeo_debias.detection import Detector
 from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.files import make_folder
-from torchgeo_debias.package import BackboneInfo, DetectorPackage, DetectorParts
+from torchgeo_debias.package import DetectorPackage, DetectorParts
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.detection.batches import TrainTiles, spread
 from torchgeo_debias.training.detection.config import DetectConfig
 from torchgeo_debias.training.detection.stages import DetectorRun, adapt, adapt_repeated, deblora, finetune
-from torchgeo_debias.training.parts import adapter_of, on_cpu, statistics_of, versions
+from torchgeo_debias.training.parts import adapter_of, on_cpu, package_parts, statistics_of
 
 _log = logging.getLogger(__name__)
 _SAMPLE = 200
@@ -91,32 +90,21 @@ def train_detector(
     _check_tiles(cut)
     run = DetectorRun(cut, validation, _normalisation(cut, config), config, progress, checkpoints)
     detector, raw = _METHODS[config.method](run)
-    backbone, taught = detector.backbone, cut.taught()
+    taught = cut.taught()
+    facts = {
+        "training_images": len(objects),
+        "training_objects": sum(taught.counts),
+        "training_tiles": len(cut),
+        **(provenance or {}),
+    }
     package = DetectorPackage(
         table=taught,
         spec=tiles,
         detector=config.detector,
         bands=objects.bands,
-        dtype=str(objects.dtype),
-        normalisation=run.normalisation,
-        backbone=BackboneInfo(
-            config.backbone, backbone.pool, backbone.dim, backbone.digest, find_spec(config.backbone).licence
-        ),
         model=_parts(detector),
         raw=None if raw is None else _parts(raw),
-        finetuned=on_cpu(backbone.model.state_dict()) if config.method == "finetune" else None,
-        method=config.to_json(),
-        metrics={},
-        provenance={
-            "seed": config.seed,
-            "versions": versions(),
-            "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
-            "training_images": len(objects),
-            "training_objects": sum(taught.counts),
-            "training_tiles": len(cut),
-            **(provenance or {}),
-        },
-        thresholds={},
+        **package_parts(detector.backbone, config, run.normalisation, run.seconds, objects.dtype, facts),
     )
     return TrainedDetector(package, run.seconds)
 
