@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.inference.evaluation import evaluate_chips
     from torchgeo_debias.inference.export import export_package
     from torchgeo_debias.inference.features import classify_features
+    from torchgeo_debias.inference.layer_evaluation import evaluate_layer
     from torchgeo_debias.inference.mapping import MapOptions, OutputFormats, Outputs, Resources
     from torchgeo_debias.inference.pixels import classify_pixels
     from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
@@ -69,6 +70,7 @@ __all__ = [
     "detect_raster",
     "detect_rasters",
     "evaluate_chips",
+    "evaluate_layer",
     "evaluate_objects",
     "export_package",
     "load_predictor",
@@ -111,6 +113,7 @@ _HOMES = {
     "inference.evaluation": ("evaluate_chips",),
     "inference.export": ("export_package",),
     "inference.features": ("classify_features",),
+    "inference.layer_evaluation": ("evaluate_layer",),
     "inference.mapping": ("MapOptions", "OutputFormats", "Outputs", "Resources"),
     "inference.pixels": ("classify_pixels",),
     "inference.rasters": ("classify_raster", "classify_rasters"),
