@@ -18,12 +18,14 @@ from torchgeo_debias.boxes.convert import Floats, horizontal_to_oriented
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.objects import ArrayPicture, LabelledImage, ObjectSet, SourcePicture, TileSpec
 from torchgeo_debias.errors import DataError
+from torchgeo_debias.inference import detection_evaluation
 from torchgeo_debias.inference.detection_evaluation import evaluate_objects, find_objects
 from torchgeo_debias.inference.detections import DetectOptions, detect_raster
 from torchgeo_debias.inference.detector import DetectorPredictor
 from torchgeo_debias.inference.mapping import Outputs, Resources
 from torchgeo_debias.inference.predictor import Found
 from torchgeo_debias.package import DetectorPackage
+from torchgeo_debias.tiling.plan import TilePlan
 
 
 class Seer:
@@ -88,6 +90,25 @@ def test_each_object_of_an_image_of_many_tiles_is_found_once(overlap: float) -> 
     assert max(seer.calls) == 7
     scores = evaluate_objects(seer, set_of(*images), overlap=overlap)
     assert scores.ap["macro"] == pytest.approx(1.0)
+
+
+def test_boxes_of_an_image_are_suppressed_as_soon_as_all_its_tiles_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile may give thousands, so that those of all images would fill the memory."""
+    images = [painted(scattered(i, 150, 110), 150, 110, f"image{i}") for i in range(4)]
+    seer: Any = Seer(TileSpec(48))
+    calls: list[int] = []
+    suppressed = detection_evaluation._suppressed
+
+    def watched(*given: Any) -> Any:
+        calls.append(len(seer.calls))
+        return suppressed(*given)
+
+    monkeypatch.setattr(detection_evaluation, "_suppressed", watched)
+    tiles = len(TilePlan.of(150, 110, 48, 0.25))
+    guesses = find_objects(seer, set_of(*images), batch_size=5)
+    assert calls == [-(-tiles * (i + 1) // 5) for i in range(4)]
+    (alone,) = find_objects(seer, set_of(images[2]))
+    np.testing.assert_array_equal(np.asarray(guesses[2].boxes), np.asarray(alone.boxes))
 
 
 class Placed(Seer):

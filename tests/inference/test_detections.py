@@ -15,7 +15,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod
-from rasterio.transform import from_origin
+from rasterio.transform import Affine, from_origin
 
 from tests.inference.fake_detector import TABLE, ByPatch, Scene, random_scene, write_scene
 from tests.inference.fakes import ByColour
@@ -408,6 +408,34 @@ def test_a_model_of_another_resolution_reads_the_raster_at_its_own(tmp_path: Pat
     )
     assert many.notes == summary.notes
     same(read(tmp_path / "out" / "m.parquet"), found)
+
+
+def test_one_raster_that_does_not_fit_the_model_does_not_stop_the_others(tmp_path: Path) -> None:
+    pixels = np.ones((1, 120, 120), np.uint8)
+    near = write_raster(tmp_path / "near.tif", pixels)
+    coarse = write_raster(tmp_path / "coarse.tif", pixels, transform=from_origin(500_000, 5_400_000, 900, 900))
+    # At the pole a degree east has next to no length.
+    pole = write_raster(tmp_path / "pole.tif", pixels, crs="EPSG:4326", transform=from_origin(0, 90, 1e-4, 1e-4))
+    with pytest.raises(RasterError, match=r"2 of 3 rasters .*coarse\.tif does not fit .*pole\.tif does not fit"):
+        detect_rasters(
+            [near, coarse, pole], ByPatch(gsd=4.0), tmp_path / "out", options=DetectOptions(**WEAK), resources=ONE
+        )
+    assert "near.gpkg" in os.listdir(tmp_path / "out")
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_a_rotated_raster_gives_its_objects_where_they_are(tmp_path: Path, oriented: bool) -> None:
+    turned = from_origin(500_000, 5_400_000, 2, 2) * Affine.rotation(30)
+    pixels = np.zeros((1, 120, 120), np.uint8)
+    pixels[0, 20:60, 30:40] = 1
+    path = write_raster(tmp_path / "m.tif", pixels, transform=turned)
+    found = detect(path, ByPatch(256, oriented, twice=False), tmp_path / "a.parquet")
+    corners = shapely.Polygon([turned * corner for corner in ((30, 20), (40, 20), (40, 60), (30, 60))])
+    (shape,) = found.geometry
+    assert shapely.hausdorff_distance(shape, corners if oriented else shapely.envelope(corners)) < 4  # two pixels
+    if oriented:
+        assert found["length"][0] == pytest.approx(80, abs=5)
+        assert found["angle"][0] == pytest.approx(60, abs=3)
 
 
 def test_room_is_planned_for_the_boxes_that_a_model_tells_of_before_suppression() -> None:

@@ -59,6 +59,7 @@ def find_objects(
         TilePlan.of(picture.width, picture.height, predictor.spec.side(picture.gsd), overlap) for picture in pictures
     ]
     mergers = [BoxMerger(Wanted(plan, Area()), predictor.oriented, predictor.size) for plan in plans]
+    guesses: list[Guess] = []
     jobs = [_Job(i, pictures[i], tile) for i, plan in enumerate(plans) for tile in plan]
     for start in track(range(0, len(jobs), batch_size), "detect", progress):
         some = jobs[start : start + batch_size]
@@ -66,7 +67,10 @@ def find_objects(
         (answers,) = task.predict(np.stack([pixels for pixels, _ in cuts]), np.stack([valid for _, valid in cuts]))
         for job, (_, valid), found in zip(some, cuts, answers, strict=True):
             mergers[job.image].add(job.tile, valid, (found,))
-    return [_suppressed(merger, suppression) for merger in mergers]
+        # A tile has thousands of boxes, near duplicates as they are: no image keeps them for longer than need be.
+        ahead = jobs[start + batch_size].image if start + batch_size < len(jobs) else len(pictures)
+        guesses += [_suppressed(merger, suppression) for merger in mergers[len(guesses) : ahead]]
+    return guesses
 
 
 def evaluate_objects(

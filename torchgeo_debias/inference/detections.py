@@ -29,10 +29,9 @@ from torchgeo_debias.inference.runs import Rasters, run_many, run_one
 from torchgeo_debias.inference.whole_tiles import WholeTiles
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.tiling._place import pixel_metres
-from torchgeo_debias.tiling.area import Area, Wanted
+from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.engine import Answer
 from torchgeo_debias.tiling.opening import open_source
-from torchgeo_debias.tiling.plan import TilePlan
 from torchgeo_debias.tiling.source import Source
 
 _ALIKE = 0.05
@@ -205,40 +204,35 @@ def _job(source: Source, predictor: BoxPredictor, outputs: Outputs, options: Det
     if outputs.paths != (outputs.layer,) or outputs.shape not in (None, *DETECT_SHAPES):
         raise ConfigError("A detector makes a layer of 'boxes' or 'points' and no maps: ask for that alone.")
     square, side, notes = _fitted(source, predictor)
-    plan = TilePlan.of(square.width, square.height, side, options.overlap)
-    table, area = predictor.table, Area.of(options.area, square.grid, square.footprints)
-    hidden = None if options.keep_background else table.background
+    wanted, table = options.wanted(square, side), predictor.table
     features = BoxFeatures(
         table,
         square.grid,
-        area,
-        overlap=plan.columns.overlap,
+        wanted.area,
+        overlap=wanted.plan.columns.overlap,
         rim=RIM * side / predictor.size,
         min_score=options.min_score,
         threshold=options.suppression,
         agnostic=options.agnostic,
         points=outputs.shape == "points",
     )
-    task = FindObjects(predictor, options.min_score, hidden)
-    return MapJob(square, Wanted(plan, area), task, table, outputs, features=features, notes=notes)
+    task = FindObjects(predictor, options.min_score, options.hidden(table))
+    return MapJob(square, wanted, task, table, outputs, features=features, notes=notes)
 
 
 def _fitted(source: Source, predictor: BoxPredictor) -> tuple[Source, int, tuple[str, ...]]:
     """The raster in square pixels, the side of a tile in these, and what there is to say about it."""
     size, gsd = predictor.size, predictor.gsd
     across, down = pixel_metres(source.grid)
-    if gsd is not None and abs(across / down - 1) > _ALIKE:
-        note = (
-            f"The raster has pixels of {across:.3g} x {down:.3g} m and the model was made for {gsd:.3g} m: it is read "
-            f"at {gsd:.3g} m."
-        )
-        return open_source(source, gsd=gsd), size, (note,)
+    oblong = gsd is not None and abs(across / down - 1) > _ALIKE
     try:
-        side = TileSpec(size, scale=predictor.scale, gsd=gsd).side(source.gsd)
+        square = open_source(source, gsd=gsd) if oblong else source
+        side = TileSpec(size, scale=predictor.scale, gsd=gsd).side(square.gsd)
     except ConfigError as error:  # one raster of many need not stop the others
         raise RasterError(f"{source.name} does not fit the model. {error}") from error
-    if abs(side / size - 1) <= _ALIKE:
-        return source, side, ()
+    if not oblong and abs(side / size - 1) <= _ALIKE:
+        return square, side, ()
     made = f"scaled its training images by {predictor.scale:.3g}" if gsd is None else f"was made for {gsd:.3g} m"
-    resampled = f"tiles of {side} pixels are resampled to {size}"
-    return source, side, (f"The raster has pixels of {source.gsd:.3g} m and the model {made}: {resampled}.",)
+    pixels = f"{across:.3g} x {down:.3g} m" if oblong else f"{source.gsd:.3g} m"
+    now = f"it is read at {gsd:.3g} m" if oblong else f"tiles of {side} pixels are resampled to {size}"
+    return square, side, (f"The raster has pixels of {pixels} and the model {made}: {now}.",)

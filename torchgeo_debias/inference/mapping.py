@@ -16,13 +16,13 @@ from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, OutputError
 from torchgeo_debias.inference.results import check_overwrite
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
-from torchgeo_debias.tiling.area import AreaLike, Wanted, area_digest
+from torchgeo_debias.tiling.area import Area, AreaLike, Wanted, area_digest
 from torchgeo_debias.tiling.engine import Engine, Task, compute_bands
 from torchgeo_debias.tiling.journal import require_space
 from torchgeo_debias.tiling.layers import check_layer_path
 from torchgeo_debias.tiling.maps import check_map_path
 from torchgeo_debias.tiling.parts import Part
-from torchgeo_debias.tiling.plan import check_overlap
+from torchgeo_debias.tiling.plan import TilePlan, check_overlap
 from torchgeo_debias.tiling.source import Source
 
 Shape = Literal["tiles", "points", "regions", "boxes"]
@@ -153,6 +153,15 @@ class MapOptions:
         check_overlap(self.overlap)
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"The lowest score must lie between 0 and 1; received {self.min_score}.")
+
+    def wanted(self, source: Source, side: float) -> Wanted:
+        """The tiles of ``side`` pixels that a raster is looked at in."""
+        plan = TilePlan.of(source.width, source.height, side, self.overlap)
+        return Wanted(plan, Area.of(self.area, source.grid, source.footprints))
+
+    def hidden(self, table: ClassTable) -> int | None:
+        """The class that gets no features, None where all do."""
+        return None if self.keep_background else table.background
 
     def described(self) -> dict[str, Any]:
         """All that the result of a run hangs on, as plain JSON."""

@@ -15,12 +15,11 @@ from torchgeo_debias.inference.results import ClassifySummary, check_source
 from torchgeo_debias.inference.runs import Rasters, run_one
 from torchgeo_debias.inference.whole_tiles import WholeTiles
 from torchgeo_debias.progress import ProgressCallback, silent
-from torchgeo_debias.tiling.area import Area, Wanted
+from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.blend import PixelMerger
 from torchgeo_debias.tiling.engine import Answer
 from torchgeo_debias.tiling.maps import class_map_dtype
 from torchgeo_debias.tiling.parts import Part
-from torchgeo_debias.tiling.plan import TilePlan
 from torchgeo_debias.tiling.source import Source
 
 _FEW = 16
@@ -115,11 +114,9 @@ def _job(source: Source, predictor: PixelPredictor, outputs: Outputs, options: M
     check_source(source, predictor)
     if outputs.layer is not None and outputs.shape != "regions":
         raise ConfigError("A model of pixels gives no tiles: ask for features with the shape 'regions'.")
-    plan = TilePlan.of(source.width, source.height, predictor.size, options.overlap)
     task = ClassifyPixels(predictor, options.min_score, outputs.scored)
-    wanted = Wanted(plan, Area.of(options.area, source.grid, source.footprints))
-    hidden = None if options.keep_background else predictor.table.background
     notes = (
         () if predictor.gsd is None else (f"The raster is read, and the map made, at {predictor.gsd:.3g} m a pixel.",)
     )
+    wanted, hidden = options.wanted(source, predictor.size), options.hidden(predictor.table)
     return MapJob(source, wanted, task, predictor.table, outputs, hidden, notes=notes)

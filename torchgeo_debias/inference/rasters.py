@@ -19,10 +19,10 @@ from torchgeo_debias.inference.results import ClassifySummary, check_source
 from torchgeo_debias.inference.runs import Rasters, run_many, run_one
 from torchgeo_debias.inference.whole_tiles import cut_tile
 from torchgeo_debias.progress import ProgressCallback, silent
-from torchgeo_debias.tiling.area import Area, Wanted
+from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.engine import Answer, Cut
 from torchgeo_debias.tiling.maps import class_map_dtype
-from torchgeo_debias.tiling.plan import Tile, TilePlan
+from torchgeo_debias.tiling.plan import Tile
 from torchgeo_debias.tiling.source import Source
 
 _ALIKE = 0.05
@@ -156,9 +156,9 @@ def _job(source: Source, predictor: ChipPredictor, outputs: Outputs, options: Ma
     check_source(source, predictor)
     if outputs.shape not in (None, *CLASSIFY_SHAPES):
         raise ConfigError(f"A classifier makes features of {', '.join(CLASSIFY_SHAPES)}, and no {outputs.shape}.")
-    plan = TilePlan.of(source.width, source.height, _window(predictor.spec, source.gsd), options.overlap)
+    wanted = options.wanted(source, _window(predictor.spec, source.gsd))
     dtype, nodata = class_map_dtype(predictor.table)
-    hidden = None if options.keep_background else predictor.table.background
+    hidden = options.hidden(predictor.table)
     cells = CellOptions(
         classes=len(predictor.table.names),
         twin=predictor.twin,
@@ -169,7 +169,6 @@ def _job(source: Source, predictor: ChipPredictor, outputs: Outputs, options: Ma
         painted=outputs.painted,
         recorded=outputs.layer is not None and outputs.shape != "regions",
     )
-    wanted = Wanted(plan, Area.of(options.area, source.grid, source.footprints))
     return MapJob(
         source,
         wanted,

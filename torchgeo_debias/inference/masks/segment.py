@@ -33,10 +33,10 @@ from torchgeo_debias.inference.runs import Rasters, run_many, run_one
 from torchgeo_debias.inference.whole_tiles import WholeTiles
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.tiling._place import apply
-from torchgeo_debias.tiling.area import Area, Wanted
+from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.engine import Answer
 from torchgeo_debias.tiling.parts import Part, join
-from torchgeo_debias.tiling.plan import Tile, TilePlan
+from torchgeo_debias.tiling.plan import Tile
 from torchgeo_debias.tiling.source import RasterSource, Source
 
 MASK_FIELDS = {"mask_score": "float64", "cut": "bool"}
@@ -190,8 +190,7 @@ class MaskFeatures:
         frame = frame[self.wanted.area.holds(shapely.get_coordinates(shapely.point_on_surface(polygons)))]
         prediction, frame = classified(frame, self.source, self.predictor)
         ids, scores = best(prediction.probabilities)
-        hidden = None if self.options.keep_background else table.background
-        kept = (ids != hidden) & (scores >= self.options.min_score)
+        kept = (ids != self.options.hidden(table)) & (scores >= self.options.min_score)
         tally.counts += count_classes(table, ids[kept])
         prediction, frame = prediction.at(np.flatnonzero(kept)), frame[kept].reset_index(drop=True)
         return prediction_columns(table, prediction).join(frame).set_geometry("geometry", crs=self.source.crs)
@@ -331,8 +330,7 @@ def segment_rasters(
 
 def _job(source: Source, predictor: Segmenter, outputs: Outputs, options: SegmentOptions) -> MapJob:
     check_source(source, predictor)
-    plan = TilePlan.of(source.width, source.height, predictor.size, options.overlap)
-    wanted = Wanted(plan, Area.of(options.area, source.grid, source.footprints))
+    wanted = options.wanted(source, predictor.size)
     features = MaskFeatures(source, wanted, predictor.chips, options)
     task = FindMasks(predictor, options.min_pixels)
     return MapJob(source, wanted, task, predictor.table, outputs, features=features)
