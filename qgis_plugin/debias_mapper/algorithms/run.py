@@ -1,0 +1,89 @@
+"""One run of an algorithm: its parameters by their types, and a folder for what is only needed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from qgis.core import (
+    Qgis,
+    QgsProcessingAlgorithm,
+    QgsProcessingContext,
+    QgsProcessingFeedback,
+    QgsProcessingUtils,
+)
+
+from ..outputs import MODEL_FILE
+from ..runtime.commands import option
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``processAlgorithm`` has to do with.
+
+    Attributes:
+        algorithm: Whose run it is.
+        parameters: As QGIS gives them.
+        context: Of the run.
+        feedback: Of the run.
+        folder: A temporary folder; it goes away whatever happens.
+    """
+
+    algorithm: QgsProcessingAlgorithm
+    parameters: Mapping[str, Any]
+    context: QgsProcessingContext
+    feedback: QgsProcessingFeedback
+    folder: str
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls,
+        algorithm: QgsProcessingAlgorithm,
+        parameters: Mapping[str, Any],
+        context: QgsProcessingContext,
+        feedback: QgsProcessingFeedback,
+    ) -> Iterator[Run]:
+        """A run with a folder of its own."""
+        folder = tempfile.mkdtemp(prefix="debias_", dir=QgsProcessingUtils.tempFolder())
+        try:
+            yield cls(algorithm, parameters, context, feedback, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def path(self, name: str) -> str:
+        """A name in the folder."""
+        return os.path.join(self.folder, name)
+
+    def value(self, name: str) -> Any:  # noqa: ANN401 - a number, a text, a truth value
+        """The value of a parameter by its type, None where it was left empty."""
+        given = self.parameters.get(name, self.algorithm.parameterDefinition(name).defaultValue())
+        if given is None or given == "" or (hasattr(given, "isNull") and given.isNull()):
+            return None
+        definition = self.algorithm.parameterDefinition(name)
+        read = {
+            "boolean": self.algorithm.parameterAsBoolean,
+            "enum": self.algorithm.parameterAsEnumString,
+            "file": self.algorithm.parameterAsFile,
+            "fileDestination": self.algorithm.parameterAsFileOutput,
+            "number": self.algorithm.parameterAsDouble,
+        }.get(definition.type(), self.algorithm.parameterAsString)
+        if definition.type() == "number" and definition.dataType() == Qgis.ProcessingNumberParameterType.Integer:
+            read = self.algorithm.parameterAsInt
+        value = read(self.parameters, name, self.context)
+        if definition.type() == "file" and os.path.basename(value) == MODEL_FILE:
+            value = os.path.dirname(value)  # what a dialog for files can pick of a package that is a folder
+        return None if value == "" else value
+
+    def options(self, flags: Mapping[str, str]) -> list[str]:
+        """Words of the options that have a value.
+
+        Args:
+            flags: Option by parameter.
+        """
+        return [word for name, flag in flags.items() for word in option(flag, self.value(name))]

@@ -1,0 +1,320 @@
+"""From layers of QGIS to files that the worker can open.
+
+Layers belong to the main thread and may be renamed or removed while an algorithm runs. So an algorithm takes what it
+needs of them in ``prepareAlgorithm``, as the classes here, and works on that in its own thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from qgis.core import (
+    Qgis,
+    QgsCoordinateReferenceSystem,
+    QgsCoordinateTransform,
+    QgsCoordinateTransformContext,
+    QgsCsException,
+    QgsFeature,
+    QgsFeatureRequest,
+    QgsField,
+    QgsFields,
+    QgsGeometry,
+    QgsMapLayer,
+    QgsProcessingAlgorithm,
+    QgsProcessingContext,
+    QgsProcessingException,
+    QgsProcessingFeatureSourceDefinition,
+    QgsProcessingFeedback,
+    QgsRectangle,
+    QgsVectorFileWriter,
+    QgsVectorLayer,
+    QgsVectorLayerFeatureSource,
+    QgsWkbTypes,
+)
+from qgis.PyQt.QtCore import QMetaType
+
+ROW = "debias_row"
+"""Field that says which feature of the layer one of the temporary file is."""
+
+_SEGMENTS = 100
+"""Straight edges become curves in another CRS: at least so many pieces across an area are moved."""
+
+_TYPES = frozenset(
+    {
+        QMetaType.Type.Bool,
+        QMetaType.Type.Int,
+        QMetaType.Type.LongLong,
+        QMetaType.Type.Double,
+        QMetaType.Type.QDate,
+        QMetaType.Type.QDateTime,
+    }
+)
+
+
+def known_crs(layer: QgsMapLayer) -> QgsCoordinateReferenceSystem:
+    """The CRS of a layer.
+
+    Raises:
+        QgsProcessingException: If it has none.
+    """
+    crs = layer.crs()
+    if not crs.isValid():
+        raise QgsProcessingException(
+            f"The layer {layer.name()} has no coordinate reference system: set it in the layer's properties, under "
+            "Source."
+        )
+    return crs
+
+
+class Features:
+    """The features of a vector layer as they are now, whatever its provider: edits, subset and selection included.
+
+    Attributes:
+        name: Of the layer.
+        crs: Of the geometry.
+        fields: Of the layer.
+        wkb_type: Of the geometry.
+    """
+
+    def __init__(self, layer: QgsVectorLayer, definition: Any) -> None:  # noqa: ANN401 - any value of a parameter
+        """Take a snapshot, in the main thread.
+
+        Args:
+            layer: May be removed afterwards.
+            definition: Value of the parameter, which may ask for selected features, a filter or a limit.
+
+        Raises:
+            QgsProcessingException: If the layer has no CRS.
+        """
+        self.name = layer.name()
+        self.crs = known_crs(layer)
+        self.fields = layer.fields()
+        self.wkb_type = layer.wkbType()
+        self._source = QgsVectorLayerFeatureSource(layer)
+        self._request = QgsFeatureRequest()
+        self._selected: frozenset[int] | None = None
+        if isinstance(definition, QgsProcessingFeatureSourceDefinition):
+            if definition.selectedFeaturesOnly:
+                self._selected = frozenset(layer.selectedFeatureIds())
+            if definition.filterExpression:
+                self._request.setFilterExpression(definition.filterExpression)
+            if definition.featureLimit >= 0:
+                self._request.setLimit(definition.featureLimit)
+
+    @classmethod
+    def of(
+        cls, algorithm: QgsProcessingAlgorithm, parameters: dict[str, Any], name: str, context: QgsProcessingContext
+    ) -> Features | None:
+        """Those of a parameter of an algorithm, None where it was left empty.
+
+        Raises:
+            QgsProcessingException: If there is no such layer, or it has no CRS.
+        """
+        layer = algorithm.parameterAsVectorLayer(parameters, name, context)
+        if layer is None:
+            if parameters.get(name) in (None, ""):
+                return None
+            raise QgsProcessingException(algorithm.invalidSourceError(parameters, name))
+        return cls(layer, parameters[name])
+
+    def __iter__(self) -> Iterator[QgsFeature]:
+        for feature in self._source.getFeatures(self._request):
+            if self._selected is None or feature.id() in self._selected:
+                yield feature
+
+    @property
+    def names(self) -> list[str]:
+        """Of the fields that a GeoPackage can hold beside its own."""
+        return [field.name() for field in self.fields if field.name().lower() not in ("fid", "geom")]
+
+    def write(
+        self,
+        path: str,
+        context: QgsProcessingContext,
+        feedback: QgsProcessingFeedback,
+        names: Sequence[str] = (),
+        within: QgsGeometry | None = None,
+    ) -> int:
+        """Write them as a GeoPackage with straight edges and without heights.
+
+        Args:
+            path: Ends in ``.gpkg``.
+            context: For the transformations of the project.
+            feedback: May cancel.
+            names: Fields to write. Without any, each feature has its place in the layer, counted from 0, as
+                :data:`ROW`.
+            within: Features that do not touch it are left out.
+
+        Returns:
+            How many features were written; those without geometry are left out.
+
+        Raises:
+            QgsProcessingException: If there is none, no such field, or the file cannot be written.
+        """
+        columns = [self._column(name) for name in names]
+        fields = QgsFields()
+        for column in columns:
+            fields.append(_simple(self.fields.at(column)))
+        if not columns:
+            fields.append(QgsField(ROW, QMetaType.Type.LongLong))
+        kind = _plain(self.wkb_type)
+        written = 0
+        writer = _geopackage(path, fields, kind, self.crs, context.transformContext())
+        for row, feature in enumerate(self):
+            if feedback.isCanceled():
+                break
+            values = [feature.attribute(column) for column in columns] or [row]
+            shape = feature.geometry()
+            if shape.isNull() or (within is not None and not shape.intersects(within)):
+                continue
+            for geometry in shape.coerceToType(kind):
+                copy = QgsFeature(fields)
+                copy.setGeometry(geometry)
+                copy.setAttributes(values)
+                _add(writer, copy, path)
+                written += 1
+        del writer  # closes the file
+        if not written and not feedback.isCanceled():
+            chosen = "" if self._selected is None else "selected "
+            where = "" if within is None else " in the area"
+            raise QgsProcessingException(f"The layer {self.name} has no {chosen}features{where}.")
+        return written
+
+    def _column(self, name: str) -> int:
+        column = self.fields.lookupField(name)
+        if column < 0:
+            raise QgsProcessingException(f"The layer {self.name} has no field {name}.")
+        return column
+
+    def union(self) -> QgsGeometry:
+        """All of their geometry as one."""
+        return QgsGeometry.unaryUnion([feature.geometry().makeValid() for feature in self if feature.hasGeometry()])
+
+
+class Area:
+    """Where results are wanted: a rectangle, or the polygons of a layer; everywhere where there is neither."""
+
+    def __init__(
+        self,
+        rectangle: QgsRectangle | None = None,
+        crs: QgsCoordinateReferenceSystem | None = None,
+        polygons: Features | None = None,
+    ) -> None:
+        self._rectangle, self._crs, self._polygons = rectangle, crs, polygons
+
+    def __bool__(self) -> bool:
+        return self._rectangle is not None or self._polygons is not None
+
+    def geometry(self, crs: QgsCoordinateReferenceSystem, context: QgsProcessingContext) -> QgsGeometry | None:
+        """It as one geometry in another CRS, None for everywhere.
+
+        Raises:
+            QgsProcessingException: If the other CRS has no coordinates there.
+        """
+        if self._polygons is not None:
+            return _moved(self._polygons.union(), self._polygons.crs, crs, context)
+        if self._rectangle is None:
+            return None
+        return _moved(QgsGeometry.fromRect(self._rectangle), self._crs, crs, context)
+
+    def argument(
+        self,
+        crs: QgsCoordinateReferenceSystem,
+        path: str,
+        context: QgsProcessingContext,
+        feedback: QgsProcessingFeedback,
+    ) -> str | None:
+        """What ``--area`` takes: bounds, the path of a layer, or None for everywhere.
+
+        Args:
+            crs: Of the raster, in which bounds are.
+            path: A GeoPackage to write where bounds do not say it.
+            context: For the transformations of the project.
+            feedback: May cancel.
+
+        Raises:
+            QgsProcessingException: If the layer has no features.
+        """
+        if self._polygons is not None:
+            self._polygons.write(path, context, feedback)
+            return path
+        if self._rectangle is None:
+            return None
+        box = self._rectangle
+        if self._crs == crs:
+            return ",".join(repr(value) for value in (box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()))
+        # A rectangle of another CRS is none in that of the raster: the library bends its edges.
+        writer = _geopackage(path, QgsFields(), Qgis.WkbType.Polygon, self._crs, context.transformContext())
+        feature = QgsFeature()
+        feature.setGeometry(QgsGeometry.fromRect(box))
+        _add(writer, feature, path)
+        del writer
+        return path
+
+
+def _plain(kind: Qgis.WkbType) -> Qgis.WkbType:
+    """The flat type with straight edges; polygons as multi-polygons, so that each feature stays one."""
+    flat = QgsWkbTypes.linearType(QgsWkbTypes.flatType(kind))
+    polygons = QgsWkbTypes.geometryType(flat) == Qgis.GeometryType.Polygon
+    return QgsWkbTypes.multiType(flat) if polygons else flat
+
+
+def _simple(field: QgsField) -> QgsField:
+    """The field without what a database asks of it, as text where its type is none of the usual ones."""
+    kind = field.type()
+    return QgsField(field.name(), kind if kind in _TYPES else QMetaType.Type.QString)
+
+
+def file_name(title: str) -> str:
+    """A GeoPackage's name made of a title, which reports show."""
+    return (re.sub(r"\W+", "_", title).strip("_")[:60] or "layer") + ".gpkg"
+
+
+def _geopackage(
+    path: str,
+    fields: QgsFields,
+    kind: Qgis.WkbType,
+    crs: QgsCoordinateReferenceSystem | None,
+    transforms: QgsCoordinateTransformContext,
+) -> QgsVectorFileWriter:
+    options = QgsVectorFileWriter.SaveVectorOptions()
+    options.driverName = "GPKG"
+    options.layerName = os.path.splitext(os.path.basename(path))[0]
+    options.datasourceOptions = ["VERSION=1.2"]
+    options.layerOptions = ["SPATIAL_INDEX=NO"]
+    writer = QgsVectorFileWriter.create(path, fields, kind, crs, transforms, options)
+    if writer.hasError() != QgsVectorFileWriter.WriterError.NoError:
+        raise QgsProcessingException(f"The temporary file {path} cannot be written: {writer.errorMessage()}.")
+    return writer
+
+
+def _add(writer: QgsVectorFileWriter, feature: QgsFeature, path: str) -> None:
+    if not writer.addFeature(feature):
+        raise QgsProcessingException(f"The temporary file {path} cannot be written: {writer.errorMessage()}.")
+
+
+def _moved(
+    geometry: QgsGeometry,
+    here: QgsCoordinateReferenceSystem | None,
+    there: QgsCoordinateReferenceSystem,
+    context: QgsProcessingContext,
+) -> QgsGeometry:
+    if here is None or here == there:
+        return geometry
+    box = geometry.boundingBox()
+    moved = geometry.densifyByDistance(max(box.width(), box.height()) / _SEGMENTS)
+    try:
+        moved.transform(QgsCoordinateTransform(here, there, context.transformContext()))
+    except QgsCsException as error:
+        raise QgsProcessingException(
+            f"The area lies where {there.userFriendlyIdentifier()} has no coordinates: choose another one."
+        ) from error
+    return moved
+
+
+def list_argument(values: Sequence[Any]) -> str | None:
+    """Values with commas between, as ``--bands`` takes them; None for none."""
+    return ",".join(map(str, values)) or None
