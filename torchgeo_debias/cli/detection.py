@@ -8,18 +8,34 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from torchgeo_debias.cli import show
-from torchgeo_debias.cli.app import (
+from torchgeo_debias.cli.app import app, load
+from torchgeo_debias.cli.options import (
+    Area,
+    Backbone,
     Backend,
     Bands,
+    Checkpoints,
+    ClassField,
     Crs,
+    Engine,
     Json,
+    LayerFormat,
+    LayerOut,
     Model,
+    ModelOut,
     Nodata,
     Precision,
+    Pretrained,
     Quiet,
+    Rasters,
+    Readers,
+    Report,
+    Seed,
+    Stretch,
+    Threads,
+    TileBatch,
     Weights,
-    app,
-    load,
+    Workers,
 )
 from torchgeo_debias.errors import ConfigError
 
@@ -29,8 +45,9 @@ Labels = Annotated[
     Path | None, typer.Option(help="Folder of label files, COCO file or, with --raster, vector layer of polygons.")
 ]
 Names = Annotated[str | None, typer.Option(help="YOLO classes: a file with a name a line, a data.yaml, or a,b,c.")]
-Rasters = Annotated[list[Path] | None, typer.Option("--raster", help="Labelled raster; may be given several times.")]
-ClassField = Annotated[str | None, typer.Option(help="Field of the layer that names the class.")]
+LabelledRasters = Annotated[
+    list[Path] | None, typer.Option("--raster", help="Labelled raster; may be given several times.")
+]
 LabelArea = Annotated[
     str | None,
     typer.Option("--area", help="Where labels are complete: polygon layer, or left,bottom,right,top."),
@@ -38,23 +55,17 @@ LabelArea = Annotated[
 Block = Annotated[
     float | None, typer.Option(help="Split rasters into pieces of ground with this side, in units of their CRS.")
 ]
-Area = Annotated[str | None, typer.Option(help="Polygon layer, or left,bottom,right,top in the raster's CRS.")]
 Overlap = Annotated[float, typer.Option(help="Share of a tile that the next one covers again; objects fit into it.")]
-Batch = Annotated[int | None, typer.Option("--batch-size", help="Tiles at a time; default: probed.", min=1)]
-Workers = Annotated[int | None, typer.Option(help="Calls of the model at a time; default: probed.", min=1)]
-Threads = Annotated[int | None, typer.Option(help="Threads in each call; default: probed.", min=1)]
-Readers = Annotated[int, typer.Option(help="Threads that read.", min=1)]
-Engine = Annotated[str, typer.Option(help="local, ray (started here), or ray:ADDRESS of a cluster.")]
 
 
 @app.command()
 def train_detector(
-    out: Annotated[Path, typer.Option(help="Where the model package goes: a folder, or a file ending in .tgd.")],
+    out: ModelOut,
     data: Data = None,
     form: Form = None,
     labels: Labels = None,
     names: Names = None,
-    raster: Rasters = None,
+    raster: LabelledRasters = None,
     class_field: ClassField = None,
     area: LabelArea = None,
     block: Block = None,
@@ -67,30 +78,24 @@ def train_detector(
     scale: Annotated[float, typer.Option(help="Model pixels per image pixel, where no resolution is known.")] = 1.0,
     gsd: Annotated[float | None, typer.Option(help="Metres per model pixel; default: that of the images.")] = None,
     hold_out: Annotated[float | None, typer.Option(help="Share of the images to keep for a test.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default="0")] = None,
+    seed: Seed = None,
     epochs: Annotated[int | None, typer.Option(help="Of each stage.", show_default="24")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles a training step.", show_default="8")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Name in the registry, or timm:<architecture>.")] = None,
+    backbone: Backbone = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.", show_default="8")] = None,
-    stretch: Annotated[
-        str | None, typer.Option(help="Amplitude stretch for SAR: none, sqrt, log or percentile.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Backbone weights: auto, hub, wheel, or a path.", show_default="auto")
-    ] = None,
+    stretch: Stretch = None,
+    weights: Pretrained = None,
     precision: Annotated[str | None, typer.Option(help="auto, 32, bf16 or 16.", show_default="auto")] = None,
     bands: Bands = None,
     nodata: Nodata = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON file with any fields of DetectConfig; options go before it.")
     ] = None,
-    checkpoints: Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")] = None,
+    checkpoints: Checkpoints = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a detector on a folder of labelled images, or on rasters with a layer of polygons."""
-    from dataclasses import replace
-
     from torchgeo_debias.cli.inputs import read_config
     from torchgeo_debias.cli.objects import Labelled, held_out
     from torchgeo_debias.data.objects import TileSpec
@@ -101,12 +106,9 @@ def train_detector(
     settings = read_config(
         DetectConfig, config,
         method=method, seed=seed, weights=weights, precision=precision, epochs=epochs, batch_size=batch_size,
-        backbone=backbone, stretch=stretch,
+        backbone=backbone, stretch=stretch, lora=None if rank is None else {"rank": rank},
+        detector={"oriented": False} if horizontal else None,
     )  # fmt: skip
-    if rank is not None:
-        settings = replace(settings, lora=replace(settings.lora, rank=rank))
-    if horizontal:
-        settings = replace(settings, detector=replace(settings.detector, oriented=False))
     tiles = TileSpec(tile_size, scale=scale, gsd=gsd)
     check_target(out)
     labelled = Labelled(data, form, labels, names, raster, class_field, area, block, bands, nodata)
@@ -118,11 +120,7 @@ def train_detector(
             facts |= kept
         trained = run(objects, tiles, settings, progress=progress, checkpoints=checkpoints, provenance=facts)
         trained.package.save(out)
-    if as_json:
-        show.as_json({"model": str(out), "classes": trained.package.table.to_json(), "seconds": trained.seconds})
-    else:
-        show.class_counts(trained.package.table)
-        show.line(f"Model written to {out}")
+    show.trained(out, trained.package.table, trained.seconds, as_json)
 
 
 @app.command()
@@ -132,13 +130,13 @@ def evaluate_detector(
     form: Form = None,
     labels: Labels = None,
     names: Names = None,
-    raster: Rasters = None,
+    raster: LabelledRasters = None,
     class_field: ClassField = None,
     area: LabelArea = None,
     block: Block = None,
     split: Annotated[str, typer.Option(help="all, or test: what --hold-out kept when the model was trained.")] = "all",
     metric: Annotated[str, typer.Option(help="How precision is averaged: coco, voc07 or area.")] = "coco",
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
+    report: Report = None,
     weights: Weights = "auto",
     precision: Precision = "auto",
     bands: Bands = None,
@@ -176,13 +174,11 @@ def evaluate_detector(
 
 @app.command()
 def detect(
-    rasters: Annotated[list[Path], typer.Argument(help="Rasters, or folders of them; several are one mosaic.")],
+    rasters: Rasters,
     model: Model,
-    out: Annotated[Path | None, typer.Option(help="Layer: .gpkg, .fgb, .parquet or .geojson.")] = None,
+    out: LayerOut = None,
     out_dir: Annotated[Path | None, typer.Option(help="Search each raster on its own, into this folder.")] = None,
-    layer_format: Annotated[
-        str | None, typer.Option("--format", help="With --out-dir: ending of the layers.", show_default="gpkg")
-    ] = None,
+    layer_format: LayerFormat = None,
     shape: Annotated[str, typer.Option(help="Features of the layer: boxes or points.")] = "boxes",
     area: Area = None,
     overlap: Overlap = 0.25,
@@ -195,7 +191,7 @@ def detect(
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
-    batch_size: Batch = None,
+    batch_size: TileBatch = None,
     workers: Workers = None,
     threads: Threads = None,
     readers: Readers = 1,
@@ -236,16 +232,14 @@ def detect(
 
 @app.command()
 def segment(
-    rasters: Annotated[list[Path], typer.Argument(help="Rasters, or folders of them; several are one mosaic.")],
+    rasters: Rasters,
     sam_checkpoint: Annotated[Path, typer.Option(help="Weights of SAM (ViT-B, -L or -H) or MobileSAM, a local file.")],
     model: Annotated[
         Path | None, typer.Option("--model", help="Model package of 'train' that labels the masks; not with --boxes.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Layer: .gpkg, .fgb, .parquet or .geojson.")] = None,
+    out: LayerOut = None,
     out_dir: Annotated[Path | None, typer.Option(help="Outline each raster on its own, into this folder.")] = None,
-    layer_format: Annotated[
-        str | None, typer.Option("--format", help="With --out-dir: ending of the layers.", show_default="gpkg")
-    ] = None,
+    layer_format: LayerFormat = None,
     boxes: Annotated[
         Path | None, typer.Option(help="Layer of boxes, such as 'detect' writes: outline what is in each.")
     ] = None,
@@ -263,7 +257,7 @@ def segment(
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
-    batch_size: Batch = None,
+    batch_size: TileBatch = None,
     workers: Workers = None,
     threads: Threads = None,
     readers: Readers = 1,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from torchgeo_debias.cli import show
-from torchgeo_debias.cli.app import Json, Quiet, app
+from torchgeo_debias.cli.app import app
+from torchgeo_debias.cli.options import Json, Quiet, Report
 from torchgeo_debias.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def evaluate_layer(
     area: Annotated[
         str | None, typer.Option(help="Where the reference is complete: polygon layer, or bounds in its CRS.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
+    report: Report = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -33,11 +33,16 @@ def read_config(kind: type[Config], path: Path | None, **options: Any) -> Config
             raise ConfigError(f"Cannot read the configuration {path}: {error}.") from error
         if not isinstance(given, dict):
             raise ConfigError(f"The configuration {path} must be one JSON object with fields of {kind.__name__}.")
-        for name, value in given.items():
-            both = isinstance(value, dict) and isinstance(values.get(name), dict)
-            values[name] = {**values[name], **value} if both else value
-    values.update({name: value for name, value in options.items() if value is not None})
+        _put(values, given)
+    _put(values, {name: value for name, value in options.items() if value is not None})
     return kind.from_json(values)
+
+
+def _put(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put what is given in place, within objects field by field."""
+    for name, value in given.items():
+        both = isinstance(value, dict) and isinstance(values.get(name), dict)
+        values[name] = {**values[name], **value} if both else value
 
 
 def training_chips(

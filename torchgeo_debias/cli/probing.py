@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from torchgeo_debias.cli import show
-from torchgeo_debias.cli.app import Json, app
+from torchgeo_debias.cli.app import app
+from torchgeo_debias.cli.options import Json
 from torchgeo_debias.errors import ConfigError
 
 _REQUIRED = ("torchgeo-debias", "torch", "torchvision", "torchgeo", "timm", "rasterio", "geopandas", "shapely")

@@ -7,9 +7,10 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
@@ -148,6 +149,15 @@ def summary(result: ClassifySummary, machine: bool) -> None:
     names = [str(path) for path in result.files]
     written = ", ".join(names) if len(names) <= _FILES else f"{len(names)} files in {result.files[0].parent}"
     line(f"{result.tiles} seen, {result.skipped} of them without data; written: {written}")
+
+
+def trained(out: Path, table: ClassTable, seconds: Mapping[str, float], machine: bool) -> None:
+    """What a training came to."""
+    if machine:
+        as_json({"model": str(out), "classes": table.to_json(), "seconds": seconds})
+        return
+    class_counts(table)
+    line(f"Model written to {out}")
 
 
 def agreement(exports: dict[str, Any]) -> None:
