@@ -239,6 +239,29 @@ def test_what_is_cut_says_so_over_many_rasters_too(tmp_path: Path) -> None:
     same(read(out / "a.gpkg"), read(tmp_path / "fresh" / "b.gpkg"))
 
 
+@pytest.mark.parametrize("gsd", [0.7, 1.3, 3.0, 5.0])
+def test_the_note_counts_in_pixels_of_the_model_whatever_those_of_the_rasters(tmp_path: Path, gsd: float) -> None:
+    """The same ground in two resolutions."""
+    fine = np.zeros((1, 380, 200), np.uint8)
+    fine[0, 140:240, 100:140] = 1
+    coarse = fine[:, ::2, ::2]
+    place = {"transform": from_origin(500_000, 5_400_000, 4, 4)}
+    paths = [write_raster(tmp_path / "fine.tif", fine), write_raster(tmp_path / "coarse.tif", coarse, **place)]
+    model = ByPatch(round(400 / gsd), gsd=gsd, twice=False)  # tiles of 400 m, an object of 200 on the rim
+    few = DetectOptions(**WEAK, overlap=0.1)
+    for rasters in (paths, paths[::-1]):
+        out = tmp_path / rasters[0].stem
+        notes = detect_rasters(rasters, model, out, options=few, resources=ONE).notes
+        (note,) = [note for note in notes if "rim" in note]
+        assert f" of {model.size} pixels)" in note
+        share = float(note.split("at least ")[1].split(" ")[0])
+        assert 200 / 400 < share < 200 / 400 + (16 + 6 * gsd) / 400
+        enough = DetectOptions(**WEAK, overlap=share)
+        again = detect_rasters(rasters, model, tmp_path / "again", options=enough, resources=ONE)
+        assert not any("rim" in note for note in again.notes)
+        assert sum(again.counts.values()) == 2
+
+
 @dataclass
 class BySeed(ByPatch):
     """Boxes far larger than their tile, around each pixel above 0; the value is the score."""
@@ -441,7 +464,7 @@ def test_a_rotated_raster_gives_its_objects_where_they_are(tmp_path: Path, orien
 def test_room_is_planned_for_the_boxes_that_a_model_tells_of_before_suppression() -> None:
     grid = Grid(10, 10, None, None)
     for min_score, boxes in ((0.5, 11), (0.3, 50), (0.2, 128), (0.1, 614), (0.05, 4001), (0.0, 4001)):  # of a tile
-        rule = {"overlap": 1, "rim": 1.0, "threshold": 0.5, "agnostic": False, "points": False}
+        rule = {"overlap": 1, "scale": 1.0, "threshold": 0.5, "agnostic": False, "points": False}
         features = BoxFeatures(TABLE, grid, Area(), min_score=min_score, **rule)  # type: ignore[arg-type]
         part: Part = {"boxes": np.random.default_rng(0).random((boxes, 5)), "scores": np.zeros(boxes, np.float32)}
         part |= {"classes": np.zeros(boxes, np.int64), "cut": np.zeros(boxes, np.float32)}

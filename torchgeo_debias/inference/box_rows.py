@@ -40,7 +40,7 @@ from torchgeo_debias.tiling.plan import Tile
 BOX_FIELDS = FIELDS | {"angle": "float64", "length": "float64", "width": "float64", "cut": "bool"}
 """pandas dtypes of the attributes of detected objects."""
 
-RIM = 1.0
+_RIM = 1.0
 """Pixels of the model from the rim of a tile within which a box is taken to be cut by it."""
 
 _SLACK = 1 / 8
@@ -119,7 +119,7 @@ class BoxMerger:
         cut = np.zeros(len(boxes), dtype=np.float32)
         for axis, plan, place in ((0, self._plan.columns, tile.column), (1, self._plan.rows, tile.row)):
             first, last = upright[:, axis], upright[:, axis + 2]
-            rim = RIM * self._scale
+            rim = _RIM * self._scale
             begins = (first < rim) & (place > 0)
             ends = (last > plan.window - rim) & (place < plan.tiles - 1)
             length = np.minimum(last, plan.window) - np.maximum(first, 0)
@@ -142,7 +142,7 @@ class BoxFeatures(NamedTuple):
         grid: Of the raster.
         area: Objects whose centre lies outside are left out; as others do, they take weaker ones along.
         overlap: Of the tiles, pixels.
-        rim: Width of the rim within which a tile is taken to cut a box, pixels.
+        scale: Pixels of the raster for each of the model's.
         min_score: Of the boxes.
         threshold: Intersection over union above which the weaker of two boxes goes.
         agnostic: Whether boxes suppress those of other classes too.
@@ -153,7 +153,7 @@ class BoxFeatures(NamedTuple):
     grid: Grid
     area: Area
     overlap: int
-    rim: float
+    scale: float
     min_score: float
     threshold: float
     agnostic: bool
@@ -206,13 +206,14 @@ class BoxFeatures(NamedTuple):
         return gpd.GeoDataFrame(pd.concat(columns, axis="columns"), geometry=self._geometry(boxes), crs=self.grid.crs)
 
     def _reach(self, part: Part) -> int:
-        """Overlap, in pixels, that holds all objects but those of which a tile sees only the middle."""
+        """Overlap, in pixels of the model, that holds all objects but those of which a tile sees only the middle."""
         inside = self.area.holds(centres(part["boxes"]))
         upright, cut = _upright(part["boxes"][inside]), part["cut"][inside]
         sides = upright[:, 2:] - upright[:, :2]
         # What two tiles cut is as long as both pieces less the overlap, which they share.
         pieces = 2 * cut[cut > 0] - self.overlap
-        return math.ceil(max(float(sides.max(initial=0)), float(pieces.max(initial=0))) + 2 * self.rim)
+        longest = max(float(sides.max(initial=0)), float(pieces.max(initial=0))) + 2 * _RIM * self.scale
+        return math.ceil(math.ceil(longest) / self.scale)  # tiles begin and end with a pixel of the raster
 
     def _geometry(self, boxes: Floats) -> npt.NDArray[Any]:
         points = centres(boxes) if self.points else to_corners(boxes)

@@ -14,7 +14,7 @@ from torchgeo_debias.boxes.convert import checked
 from torchgeo_debias.boxes.suppress import Rule
 from torchgeo_debias.data.objects import TileSpec
 from torchgeo_debias.errors import ConfigError, RasterError
-from torchgeo_debias.inference.box_rows import RIM, BoxFeatures, BoxMerger, centres
+from torchgeo_debias.inference.box_rows import BoxFeatures, BoxMerger, centres
 from torchgeo_debias.inference.mapping import (
     DETECT_SHAPES,
     MapJob,
@@ -210,7 +210,7 @@ def _job(source: Source, predictor: BoxPredictor, outputs: Outputs, options: Det
         square.grid,
         wanted.area,
         overlap=wanted.plan.columns.overlap,
-        rim=RIM * side / predictor.size,
+        scale=side / predictor.size,
         min_score=options.min_score,
         threshold=options.suppression,
         agnostic=options.agnostic,

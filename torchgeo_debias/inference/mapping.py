@@ -269,7 +269,7 @@ class Tally:
         done: Tiles finished.
         skipped: Of these, the ones that hold no data.
         cut: Objects that reach the rim of their tile.
-        reach: Overlap that would hold all of these, pixels.
+        reach: Overlap that would hold all of these, pixels of the model.
         counts: Cells, pixels or objects by class.
     """
 

@@ -89,7 +89,7 @@ def run_one(
                 f"There is no data in the bands read of {source.name}, or none in the area asked for; check the nodata "
                 "value (--nodata), the bands (--bands) and the area (--area)."
             )
-    notes = (*job.notes, *_cut(tally, _tile(job)), *_resumed(journal))
+    notes = (*job.notes, *_cut(tally, job.task.size), *_resumed(journal))
     return _summary(predictor, tally, outputs.paths, notes)
 
 
@@ -156,7 +156,7 @@ def run_many(
             except (RasterError, OutputError) as error:
                 failures.append(str(error))
                 continue
-            tile = max(tile, _tile(job))
+            tile = job.task.size  # that of the model, for all of them
             notes |= dict.fromkeys(job.notes)
             files += map(Path, facts["files"])
             empty += [] if facts["files"] else [stems[number]]
@@ -246,13 +246,8 @@ def _defaults(predictor: TilePredictor, job: MapJob) -> dict[str, int]:
     return {"batch_size": min(max(_BATCH_PIXELS // pixels, 1), 64), "workers": workers, "threads": 1}
 
 
-def _tile(job: MapJob) -> int:
-    """Side of a tile, pixels of the raster."""
-    return job.wanted.plan.columns.window
-
-
 def _cut(tally: Tally, tile: int) -> list[str]:
-    """What to do about objects that are larger than the overlap of tiles of so many pixels."""
+    """What to do about objects that are larger than the overlap of tiles of so many pixels of the model."""
     if not tally.cut:
         return []
     advice = (
