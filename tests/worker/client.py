@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +110,25 @@ class Client:
         found = []
         while (message := self.next()) is not None:
             found.append(message)
+        self._wait()
+        return found
+
+    def close(self) -> None:
+        """Kill it, if it still runs."""
+        self.process.kill()
+        self._wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+    def _wait(self) -> None:
         self.process.wait(timeout=_PATIENCE)
         for thread in self._threads:
             thread.join(timeout=_PATIENCE)
-        return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def talking(command: list[str] = STRANGE, **options: Any) -> Iterator[Client]:
     """A worker that has said hello; it does not outlast the block."""
     client = Client(command, **options)
@@ -124,5 +136,4 @@ def talking(command: list[str] = STRANGE, **options: Any) -> Iterator[Client]:
         assert client.until("hello")["pid"] == client.process.pid
         yield client
     finally:
-        client.process.kill()
-        client.process.communicate()
+        client.close()
