@@ -21,7 +21,7 @@ from torchgeo_debias.evaluation.feature_matching import MATCHING, Candidates, ca
 from torchgeo_debias.evaluation.found import FoundScores, found_scores
 from torchgeo_debias.evaluation.layer_report import LayerFacts, feature_report, object_report
 from torchgeo_debias.evaluation.metrics import Scores, score
-from torchgeo_debias.inference.layer_pair import Answers, LayerLike, LayerPair, measure, read_pair
+from torchgeo_debias.inference.layer_pair import Answers, LayerLike, LayerPair, read_pair
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
 from torchgeo_debias.tiling.area import AreaLike
 
@@ -243,7 +243,7 @@ def _facts(pair: LayerPair, notes: list[str], min_score: float, bounded: bool) -
         features=int(pair.inside.sum()),
         predicted=len(pair.predictions),
         groups=pair.grouped,
-        measured_in=measure(pair.crs),
+        measured_in=pair.crs.name,
         min_score=min_score,
         bounded=bounded,
         notes=tuple(notes),

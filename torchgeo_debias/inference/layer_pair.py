@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 from pyproj import CRS
+from pyproj.crs import ProjectedCRS
+from pyproj.crs.coordinate_operation import LambertAzimuthalEqualAreaConversion
 
 from torchgeo_debias.boxes.convert import Floats
 from torchgeo_debias.classes import GROUPS, ClassTable, Group
@@ -149,11 +151,6 @@ def read_pair(
     return pair
 
 
-def measure(crs: CRS) -> str:
-    """What the frame of a pair is called."""
-    return crs.name if crs.name != "unknown" else f"Lambert azimuthal equal-area ({crs.to_proj4()})"
-
-
 def _opened(layer: LayerLike) -> tuple[str, gpd.GeoDataFrame]:
     name, frame = open_layer(layer if isinstance(layer, gpd.GeoDataFrame) else Path(layer))
     return name, frame.reset_index(drop=True)
@@ -210,7 +207,8 @@ def _measuring_crs(predictions: gpd.GeoSeries, reference: gpd.GeoSeries) -> CRS:
     x, y = (np.cos(latitude) * turn(longitude) for turn in (np.cos, np.sin))
     east, north, up = x.mean(), y.mean(), np.sin(latitude).mean()
     middle = np.degrees([np.arctan2(north, east), np.arctan2(up, np.hypot(east, north))])
-    return CRS.from_proj4(f"+proj=laea +lat_0={middle[1]:.5f} +lon_0={middle[0]:.5f} +datum=WGS84 +units=m +type=crs")
+    name = f"Lambert azimuthal equal-area about {middle[0]:.2f}, {middle[1]:.2f} degrees"
+    return ProjectedCRS(LambertAzimuthalEqualAreaConversion(middle[1], middle[0]), name)
 
 
 def _placed(name: str, frame: gpd.GeoDataFrame, crs: CRS) -> gpd.GeoDataFrame:
@@ -223,7 +221,7 @@ def _placed(name: str, frame: gpd.GeoDataFrame, crs: CRS) -> gpd.GeoDataFrame:
     shapes = shapely.force_2d(frame.geometry.to_crs(crs).to_numpy())
     placed = np.isfinite(shapely.bounds(shapes)).all(axis=1)
     if not placed.all():
-        _log.warning("%s: left out %d features that have no place in %s.", name, int((~placed).sum()), measure(crs))
+        _log.warning("%s: left out %d features that have no place in %s.", name, int((~placed).sum()), crs.name)
     shapes = shapes[placed]
     broken = ~shapely.is_valid(shapes)
     shapes[broken] = shapely.make_valid(shapes[broken])
