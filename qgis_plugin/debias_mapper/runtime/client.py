@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import sys
 import threading
@@ -16,7 +15,6 @@ from .protocol import LINE_LIMIT, PROTOCOL, Hello, as_int, decode, encode, parse
 
 GRACE = 3.0
 """Seconds that a worker has to end a cancelled job, or itself, before it is killed."""
-POLL = 0.05
 NOISE_LIMIT = 1000
 """Lines before the worker's hello that are taken for noise of a foreign start-up file."""
 MODULE = "torchgeo_debias.worker"
@@ -279,19 +277,13 @@ class WorkerClient:
         child = self._child
         if child is None:
             raise WorkerError("The worker was ended.", "crashed")
-        gone = child.process.poll() is not None
         try:
-            line = child.lines.get(timeout=POLL)
-        except queue.Empty:
-            if not gone:
-                return None
-            line = child.last_line()
-        if line is None:
+            return child.line()
+        except EOFError:
             status = child.end(GRACE)
             started = self.hello is not None
             self._child, self.hello = None, None
-            raise ended(self.python, status, child.errors(), started=started)
-        return line
+            raise ended(self.python, status, child.errors(), started=started) from None
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._child is not None:

@@ -9,12 +9,14 @@ import signal
 import subprocess  # nosec B404 - the plugin's work is done by a child process, never through a shell
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 from .protocol import LINE_LIMIT
 
+POLL = 0.05
 KEPT_LINES = 200
 LINE_LENGTH = 500
 DROPPED = frozenset(
@@ -82,8 +84,6 @@ class Child:
 
     Attributes:
         process: The child itself.
-        lines: Lines of its standard output, with their ends; None once the output has ended. A line longer than the
-            protocol's limit arrives in pieces without an end.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, one_output: bool = False) -> None:
@@ -105,9 +105,10 @@ class Child:
             stderr=subprocess.STDOUT if one_output else subprocess.PIPE,
             **spawning(),
         )
-        self.lines: queue.Queue[bytes | None] = queue.Queue()
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._outgoing: queue.Queue[bytes | None] = queue.Queue()
         self._kept: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._status: int | None = None
         self._threads = [self._thread(self._read, self.process.stdout), self._thread(self._write, self.process.stdin)]
         if not one_output:
             self._threads.append(self._thread(self._drain, self.process.stderr))
@@ -121,8 +122,8 @@ class Child:
     def _read(self, pipe: IO[bytes]) -> None:
         with suppress(OSError, ValueError), pipe:
             while line := pipe.readline(LINE_LIMIT):
-                self.lines.put(line)
-        self.lines.put(None)
+                self._lines.put(line)
+        self._lines.put(None)
 
     def _drain(self, pipe: IO[bytes]) -> None:
         with suppress(OSError, ValueError), pipe:
@@ -144,21 +145,30 @@ class Child:
         """Close the child's standard input after what was sent."""
         self._outgoing.put(None)
 
-    def last_line(self) -> bytes | None:
-        """A line that is still under way from a child that has ended; None where there is no more.
+    def line(self) -> bytes | None:
+        """The next line of output; None after 50 ms without one.
 
-        A process that it started may hold the pipe open, so that its end would not come.
+        Raises:
+            EOFError: The output has ended, or the child has, and all it wrote was read.
         """
-        with suppress(queue.Empty):
-            return self.lines.get(timeout=1)
-        return None
+        gone = self.process.poll() is not None
+        try:
+            # Beyond the end of a child, a process that it started may hold the pipe open: its end would not come.
+            line = self._lines.get(timeout=1 if gone else POLL)
+        except queue.Empty:
+            if not gone:
+                return None
+            line = None
+        if line is None:
+            raise EOFError
+        return line
 
     def errors(self) -> str:
         """The last lines of its standard error."""
         return "\n".join(list(self._kept))
 
     def end(self, grace: float) -> int:
-        """Give the child time to end by itself, then end it and whatever it started.
+        """Give the child time to end by itself, then end it and whatever it started. May be called again.
 
         Args:
             grace: Seconds; 0 ends it at once.
@@ -166,12 +176,56 @@ class Child:
         Returns:
             Its exit status; on POSIX systems, minus the signal's number where a signal ended it.
         """
-        self.end_input()
-        with suppress(subprocess.TimeoutExpired):
-            if grace > 0:
-                self.process.wait(grace)
-        kill_tree(self.process)
-        status = self.process.wait()
-        for thread in self._threads:
-            thread.join(1)  # a process that left the group may hold a pipe open: it costs a second, no more
-        return status
+        if self._status is None:
+            self.end_input()
+            with suppress(subprocess.TimeoutExpired):
+                if grace > 0:
+                    self.process.wait(grace)
+            kill_tree(self.process)
+            self._status = self.process.wait()
+            for thread in self._threads:
+                thread.join(1)  # a process that left the group may hold a pipe open: it costs a second, no more
+        return self._status
+
+
+class Stopped(Exception):
+    """A child was ended since it was cancelled or took too long."""
+
+
+def run_to_end(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    *,
+    timeout: float = float("inf"),
+    is_cancelled: Callable[[], bool] | None = None,
+) -> int:
+    """Run a program without input and hand on each line of both its outputs.
+
+    Args:
+        command: Program and arguments.
+        environment: All of its environment variables.
+        on_line: Told each line, without its end.
+        timeout: Seconds until it is ended.
+        is_cancelled: Asked every 50 ms.
+
+    Returns:
+        Its exit status.
+
+    Raises:
+        OSError: The program cannot be started.
+        Stopped: It was cancelled or took too long, and was ended with all that it had started.
+    """
+    child = Child(command, environment, one_output=True)
+    child.end_input()
+    deadline = time.monotonic() + timeout
+    try:
+        while time.monotonic() < deadline and not (is_cancelled is not None and is_cancelled()):
+            line = child.line()
+            if line is not None:
+                on_line(line.decode("utf-8", "replace").rstrip())
+        raise Stopped
+    except EOFError:
+        return child.end(10)
+    finally:
+        child.end(0)
