@@ -38,6 +38,17 @@ def test_a_worked_example() -> None:
     assert len(set(result.assignment[[0, 1, 4, 5]])) == len(set(result.assignment[[2, 3, 6]])) == 1
 
 
+def test_further_features_are_moved_to_the_same_centres() -> None:
+    z, labels = long_tail()
+    result = calibrate(z, labels, TABLE, DebiasSettings(n_clusters=4, pull=0.25, target="middle+tail"))
+    np.testing.assert_array_equal(result.moved(z, labels), result.targets)
+    others, kinds = z[:6] + 1, np.array([2, 0, 1, 2, 0, 1])
+    expected = [
+        one if kind == 0 else 0.75 * one + 0.25 * result.centres[kind] for one, kind in zip(others, kinds, strict=True)
+    ]
+    np.testing.assert_allclose(result.moved(others, kinds), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_global_centre_weighs_every_class_alike() -> None:
     z, labels = long_tail()
     result = calibrate(z, labels, TABLE, DebiasSettings(centre="global", pull=1.0))

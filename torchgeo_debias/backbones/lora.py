@@ -10,6 +10,7 @@ from torch import nn
 
 from torchgeo_debias.backbones.backbone import Backbone
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 
 Where = Literal["attention", "all"]
 
@@ -45,8 +46,12 @@ class LoraSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LoraSettings:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**values)
+        """Read what :meth:`to_json` wrote; fields that are left out keep their defaults.
+
+        Raises:
+            ConfigError: If it is of another form.
+        """
+        return read_fields(cls, values)
 
 
 def lora_targets(model: nn.Module, where: Where = "attention") -> list[str]:

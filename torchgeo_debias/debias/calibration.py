@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.clustering import Array, check_clustering, cluster
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 
 Centre = Literal["clusters", "global"]
 Target = Literal["tail", "middle+tail"]
@@ -62,8 +63,12 @@ class DebiasSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DebiasSettings:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**values)
+        """Read what :meth:`to_json` wrote; fields that are left out keep their defaults.
+
+        Raises:
+            ConfigError: If it is of another form.
+        """
+        return read_fields(cls, values)
 
 
 class Calibration(NamedTuple):

@@ -83,6 +83,6 @@ class TrainConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.check(counts=["devices"])
+        self._check(counts=["devices"])
         if self.align_loss == "l2" and self.head == "joint":
             raise ConfigError("align_loss 'l2' trains no head: choose another head, or align_loss 'l2+ce'.")

@@ -20,7 +20,10 @@ from torchgeo_debias.training.settings import Settings
 
 Array = npt.NDArray[np.float32]
 
-_VERSIONS = ("torchgeo-debias", "torch", "torchgeo", "timm", "peft", "lightning", "scikit-learn", "numpy")
+_VERSIONS = (
+    "torchgeo-debias", "torch", "torchvision", "torchgeo", "timm", "peft", "lightning", "scikit-learn", "scipy",
+    "numpy",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

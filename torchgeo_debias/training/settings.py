@@ -42,7 +42,7 @@ class Schedule(Protocol):
 class Settings:
     """The base of their dataclasses: checks, and the way to JSON and back."""
 
-    def check(
+    def _check(
         self, *, counts: Iterable[str] = (), positive: Iterable[str] = (), most: Mapping[str, float] | None = None
     ) -> None:
         """Refuse values out of range, of the fields that all trainings have and of further ones.

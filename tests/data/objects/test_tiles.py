@@ -91,6 +91,15 @@ def test_objects_of_a_tile_are_those_that_shapely_sees_in_it(
         ignored = whole.ignored[expected] | (share[expected] < least)
         np.testing.assert_array_equal(tile.ignored[sure[expected]], ignored[sure[expected]])
         np.testing.assert_array_equal(tiles.labels_of(i), tile.labels[~tile.ignored])
+        np.testing.assert_array_equal(tiles.shown(i).objects, expected)
+        np.testing.assert_allclose(tiles.shown(i).share, share[expected], atol=1e-6)
+
+
+def test_objects_are_numbered_over_all_images() -> None:
+    first, second = [[1, 1, 9, 9], [20, 20, 30, 30]], [[1, 1, 9, 9]]
+    objects = object_set(image(first), image([], name="b"), image(second, name="c"))
+    tiles = ObjectTiles(objects, TileSpec(64))
+    assert [tiles.shown(i).objects.tolist() for i in range(3)] == [[0, 1], [], [2]]
 
 
 def test_pixels_of_a_tile_are_those_of_its_window() -> None:

@@ -286,6 +286,20 @@ def test_an_image_that_cannot_be_read_is_told_where_its_batch_is_due() -> None:
         next(batches)
 
 
+def test_groups_are_those_of_the_objects_that_are_taught() -> None:
+    objects = scenes(4)
+    assert objects.table.groups == ("head", "middle", "tail")
+    *some, last = objects.images
+    far = np.array([-900, -900, 900, 900])
+    huge = [replace(image, boxes=image.boxes + far * (image.labels == 0)[:, None]) for image in some]
+    lost = replace(objects, images=(*huge, last))
+    taught = TrainTiles(ObjectTiles(lost, TILES), 1).taught()
+    assert taught.counts == (2, 6, 2)
+    assert taught.groups == ("middle", "head", "tail")
+    given = replace(lost, table=replace(lost.table, groups=("tail", "head", "head")))
+    assert TrainTiles(ObjectTiles(given, TILES), 1).taught().groups == ("tail", "head", "head")
+
+
 def test_anything_that_matters_changes_the_fingerprint() -> None:
     def digest(objects: object = None, spec: object = TILES, **settings: int) -> str:
         tiles = ObjectTiles(objects or scenes(2), spec)  # type: ignore[arg-type]

@@ -133,7 +133,8 @@ class TrainTiles(Dataset[Tile]):
             yield [image.name, image.source, image.picture.width, image.picture.height]
             yield from (image.boxes, image.labels, image.ignored)
         for index in spread(len(self), 256):
-            yield from (self[index].image, self[index].valid)
+            tile = self[index]
+            yield from (tile.image, tile.valid)
 
 
 class Order(Sampler[Draw]):

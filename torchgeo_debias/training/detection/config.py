@@ -94,7 +94,7 @@ class DetectConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.check(
+        self._check(
             positive=["backbone_lr", "repeat_threshold"],
             most={"refit_share": math.inf, "cache_mb": math.inf, "empty": 1},
         )
