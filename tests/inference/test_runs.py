@@ -339,6 +339,18 @@ def test_an_area_passes_rasters_over(tmp_path: Path) -> None:
         classify_rasters([near, far], ByColour(SPEC), tmp_path / "out", options=MapOptions(area=(0, 0, 1, 1)))
 
 
+def test_the_area_is_read_once_for_all_rasters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [scene(tmp_path / f"{name}.tif", rows=1) for name in "abc"]
+    area = tmp_path / "area.gpkg"
+    for layer in ("first", "second"):
+        frame = gpd.GeoDataFrame(geometry=[box(500_000, 5_399_900, 500_100, 5_400_000)], crs="EPSG:32632")
+        frame.to_file(area, layer=layer, mode="a")
+    options = MapOptions(area=area)
+    classify_rasters(paths, ByColour(SPEC), tmp_path / "out", options=options, resources=ONE)
+    assert caplog.text.count("taking first for the area") == 1
+    assert options == MapOptions(area=area)
+
+
 def test_rasters_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     paths = [scene(tmp_path / "a.tif", rows=1), scene(tmp_path / "two" / "a.tif", rows=1)]

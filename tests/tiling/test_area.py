@@ -23,7 +23,7 @@ from tests.tiling.rasters import UTM
 from torchgeo_debias.errors import ConfigError, LabelError
 from torchgeo_debias.tiling import area as area_module
 from torchgeo_debias.tiling._place import apply
-from torchgeo_debias.tiling.area import Area, AreaLike, Wanted, area_digest
+from torchgeo_debias.tiling.area import Area, AreaLike, Wanted, area_digest, in_memory
 from torchgeo_debias.tiling.grid import Grid
 from torchgeo_debias.tiling.plan import TilePlan
 
@@ -382,8 +382,11 @@ def text(folder: Path) -> AreaLike:
     ],
 )
 def test_refuses_layers_that_are_no_area(make: Callable[[Path], AreaLike], sentence: str, tmp_path: Path) -> None:
+    area = make(tmp_path)
     with pytest.raises(LabelError, match=sentence):
-        Area.of(make(tmp_path), GRID)
+        Area.of(area, GRID)
+    with pytest.raises(LabelError, match=sentence):
+        Area.of(in_memory(area), GRID)
 
 
 @pytest.mark.parametrize(

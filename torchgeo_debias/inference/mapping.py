@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -16,7 +17,7 @@ from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, OutputError
 from torchgeo_debias.inference.results import check_overwrite
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
-from torchgeo_debias.tiling.area import Area, AreaLike, Wanted, area_digest
+from torchgeo_debias.tiling.area import Area, AreaLike, Wanted, area_digest, in_memory
 from torchgeo_debias.tiling.engine import Engine, Task, compute_bands
 from torchgeo_debias.tiling.journal import require_space
 from torchgeo_debias.tiling.layers import check_layer_path
@@ -157,7 +158,7 @@ class MapOptions:
     def wanted(self, source: Source, side: float) -> Wanted:
         """The tiles of ``side`` pixels that a raster is looked at in."""
         plan = TilePlan.of(source.width, source.height, side, self.overlap)
-        return Wanted(plan, Area.of(self.area, source.grid, source.footprints))
+        return Wanted(plan, Area.of(self._area, source.grid, source.footprints))
 
     def hidden(self, table: ClassTable) -> int | None:
         """The class that gets no features, None where all do."""
@@ -172,8 +173,13 @@ class MapOptions:
             "bands": None if self.bands is None else [str(band) for band in self.bands],
             "nodata": repr(self.nodata),  # in JSON, NaN would not even equal itself
             "crs": None if self.crs is None else str(self.crs),
-            "area": area_digest(self.area),
+            "area": area_digest(self._area),
         }
+
+    @cached_property
+    def _area(self) -> AreaLike | None:
+        """The area, read once: there may be thousands of rasters."""
+        return None if self.area is None else in_memory(self.area)
 
 
 @dataclass(frozen=True)

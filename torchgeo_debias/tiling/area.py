@@ -34,6 +34,9 @@ _TOUCH = 1e-6
 _SEGMENTS = 100
 """Straight edges become curves in another CRS: at least so many pieces across an area are moved."""
 
+_PATH = "path"
+"""Attribute of a frame that was read here: what sentences call it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -148,6 +151,11 @@ def area_digest(area: AreaLike | None) -> str | None:
     return hashlib.sha256(described).hexdigest()
 
 
+def in_memory(area: AreaLike) -> AreaLike:
+    """An area whose layer is read, for those who ask for it again and again; errors as in :meth:`Area.of`."""
+    return _read_layer(Path(area)) if isinstance(area, str | Path) else area
+
+
 def read_area(area: AreaLike) -> tuple[Any, Any]:
     """The area as one geometry, and its CRS, None where that is the raster's; errors as in :meth:`Area.of`."""
     if not isinstance(area, str | Path | gpd.GeoDataFrame):
@@ -213,6 +221,7 @@ def _read_layer(path: Path) -> gpd.GeoDataFrame:
         raise LabelError(f"{path} cannot be read as a layer of polygons; check the file.") from error
     if len(spatial) > 1:
         _log.warning("%s has the layers %s; taking %s for the area.", path, ", ".join(spatial), spatial[0])
+    frame.attrs[_PATH] = str(path)
     return frame
 
 
@@ -234,5 +243,5 @@ def _no_crs(area: AreaLike) -> LabelError:
 
 def _name(area: AreaLike) -> str:
     if isinstance(area, gpd.GeoDataFrame):
-        return f"of {len(area)} features"
+        return str(area.attrs.get(_PATH, f"of {len(area)} features"))
     return str(area) if isinstance(area, str | Path) else ", ".join(f"{v:g}" for v in area)
