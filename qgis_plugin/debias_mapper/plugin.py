@@ -39,15 +39,9 @@ class DebiasPlugin:
         jobs.open_workers(warm=True)
         self.initProcessing()
         self._desktop = Desktop(self.iface)
-        from .dock.desktop import Desktop  # widgets, which qgis_process has none of
-
-        self._desktop = Desktop(self.iface)
 
     def unload(self) -> None:
         """Cancel what runs, end the workers, take away the dock and the algorithms."""
-        if self._desktop is not None:
-            self._desktop.close_down()
-            self._desktop = None
         if self._desktop is not None:
             self._desktop.close_down()
             self._desktop = None
