@@ -86,6 +86,11 @@ def test_classes_in_another_order_are_not_silently_mixed_up(
         evaluate_chips(predictor, other)
 
 
+def test_no_chips_are_no_test(predictor: PackagePredictor, chips: Chips) -> None:
+    with pytest.raises(DataError, match="no chips to score"):
+        evaluate_chips(predictor, chips.subset([]))
+
+
 def test_it_can_be_cancelled(predictor: PackagePredictor, chips: Chips) -> None:
     seen: list[Progress] = []
 

@@ -59,8 +59,10 @@ def evaluate_chips(
     """Score a model on chips whose class ids follow its class table.
 
     Raises:
-        DataError: If the chips have other classes, or the same in another order.
+        DataError: If there are no chips, or they have other classes, or the same in another order.
     """
+    if not len(chips):
+        raise DataError("There are no chips to score the model on; give some that are labelled.")
     if chips.table.names != predictor.table.names:
         raise DataError(
             f"The chips' classes ({', '.join(chips.table.names)}) are not those of the model in its order "
