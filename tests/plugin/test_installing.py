@@ -151,6 +151,7 @@ def test_what_pip_cannot_do_becomes_a_sentence_that_names_the_log(tmp_path: Path
         ("ERROR: Missing dependencies for SOCKS support.", "HTTP proxy"),
         ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))", "certificate"),
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        ("WARNING: The repository located at host is not a trusted or secure host and is being ignored.", "https"),
         ("ERROR: HTTP error 403 while getting https://host/x.whl", "index refused"),
         ("NewConnectionError('<...>: Failed to establish a new connection: [Errno -2]')", "check the network"),
         ("ERROR: Could not install packages due to an OSError: [WinError 5] Access is denied: 'C:\\\\x'", "virus"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess  # nosec B404 - only its function that quotes words for Windows is used
+import subprocess  # nosec B404 # only its function that quotes words for Windows is used
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -29,6 +29,7 @@ FAILURES = (
     (r"Missing dependencies for SOCKS", "pip cannot use a SOCKS proxy: choose an HTTP proxy in QGIS's settings"),
     (r"CERTIFICATE_VERIFY_FAILED|SSLError", "a certificate was not trusted: ask who runs your network, or go offline"),
     (r"No space left|Errno 28|not enough space", "the disk is full: free some space or choose another folder"),
+    (r"not a trusted or secure host", "the package index is not reached safely: give its address with https"),
     (r"40[134] (Client )?Error|HTTP error 40[134]", "the package index refused: check its address and login"),
     (
         r"Failed to establish|NewConnectionError|getaddrinfo|timed out|Connection(Reset|Refused)?Error",

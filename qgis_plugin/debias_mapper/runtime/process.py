@@ -6,7 +6,7 @@ import collections
 import os
 import queue
 import signal
-import subprocess  # nosec B404 - the plugin's work is done by a child process, never through a shell
+import subprocess  # nosec B404 # the plugin's work is done by a child process, never through a shell
 import sys
 import threading
 import time
@@ -68,7 +68,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         if process.poll() is None:
             command = [os.path.join(os.environ["SYSTEMROOT"], "System32", "taskkill.exe"), "/F", "/T", "/PID"]
-            subprocess.run(  # nosec B603 - a program of the system with a number
+            subprocess.run(  # nosec B603 # a program of the system with a number
                 [*command, str(process.pid)],
                 capture_output=True,
                 check=False,
@@ -97,7 +97,7 @@ class Child:
         Raises:
             OSError: The program cannot be started.
         """
-        self.process = subprocess.Popen(  # nosec B603 - a list of words, no shell
+        self.process = subprocess.Popen(  # nosec B603 # a list of words, no shell
             list(command),
             env=dict(environment),
             stdin=subprocess.PIPE,
