@@ -22,6 +22,8 @@ from torchgeo_debias.cli.options import (
     ClassField,
     Crs,
     Engine,
+    HeldReport,
+    HoldOut,
     Json,
     LayerFormat,
     LayerOut,
@@ -100,6 +102,8 @@ def train(
         str | None, typer.Option(help="Bands to read, by number or, with --raster, by name, for instance 1,2,3.")
     ] = None,
     nodata: Nodata = None,
+    hold_out: HoldOut = None,
+    report: HeldReport = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options go before it.")
     ] = None,
@@ -109,6 +113,8 @@ def train(
 ) -> None:
     """Train a model on a scene folder, or on a raster with a labelled layer."""
     from torchgeo_debias.cli.inputs import read_config, training_chips
+    from torchgeo_debias.cli.reports import check_held_out, score_test
+    from torchgeo_debias.inference.held_out import Split
     from torchgeo_debias.package import check_target
     from torchgeo_debias.training import TrainConfig
     from torchgeo_debias.training import train as run
@@ -119,15 +125,20 @@ def train(
         backbone=backbone, stretch=stretch, lora=None if rank is None else {"rank": rank},
     )  # fmt: skip
     check_target(out)
+    check_held_out(hold_out, report)
     with show.bar(quiet) as progress:
-        chips, facts = training_chips(
+        part = training_chips(
             data=data, rasters=raster, labels=labels, class_field=class_field, imbalance=imbalance, seed=settings.seed,
             chip_size=chip_size, window=window, window_unit=window_unit, margin=margin, background=background,
-            crop=crop, bands=bands, nodata=nodata, progress=progress,
+            crop=crop, bands=bands, nodata=nodata, hold_out=hold_out, progress=progress,
         )  # fmt: skip
-        trained = run(chips, settings, progress=progress, checkpoints=checkpoints, provenance=facts)
+        trained = run(part.chips, settings, progress=progress, checkpoints=checkpoints, provenance=part.facts)
         trained.package.save(out)
-    show.trained(out, trained.package.table, trained.seconds, as_json)
+        tested = None
+        if hold_out is not None and part.held is not None:
+            split = Split(hold_out, settings.seed, part.by, len(part.chips), len(part.held), part.left_out)
+            tested = score_test(trained.package, part.held, split, out, report, settings, progress)
+    show.trained(out, trained.package.table, trained.seconds, tested, as_json)
 
 
 @app.command()

@@ -18,6 +18,8 @@ from torchgeo_debias.cli.options import (
     ClassField,
     Crs,
     Engine,
+    HeldReport,
+    HoldOut,
     Json,
     LayerFormat,
     LayerOut,
@@ -77,7 +79,8 @@ def train_detector(
     tile_size: Annotated[int, typer.Option(help="Side of the model's input, pixels.")] = 448,
     scale: Annotated[float, typer.Option(help="Model pixels per image pixel, where no resolution is known.")] = 1.0,
     gsd: Annotated[float | None, typer.Option(help="Metres per model pixel; default: that of the images.")] = None,
-    hold_out: Annotated[float | None, typer.Option(help="Share of the images to keep for a test.")] = None,
+    hold_out: HoldOut = None,
+    report: HeldReport = None,
     seed: Seed = None,
     epochs: Annotated[int | None, typer.Option(help="Of each stage.", show_default="24")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles a training step.", show_default="8")] = None,
@@ -98,7 +101,9 @@ def train_detector(
     """Train a detector on a folder of labelled images, or on rasters with a layer of polygons."""
     from torchgeo_debias.cli.inputs import read_config
     from torchgeo_debias.cli.objects import Labelled, held_out
+    from torchgeo_debias.cli.reports import check_held_out, score_test
     from torchgeo_debias.data.objects import TileSpec
+    from torchgeo_debias.inference.held_out import Split
     from torchgeo_debias.package import check_target
     from torchgeo_debias.training.detection import DetectConfig
     from torchgeo_debias.training.detection import train_detector as run
@@ -111,16 +116,23 @@ def train_detector(
     )  # fmt: skip
     tiles = TileSpec(tile_size, scale=scale, gsd=gsd)
     check_target(out)
+    check_held_out(hold_out, report)
     labelled = Labelled(data, form, labels, names, raster, class_field, area, block, bands, nodata)
     with show.bar(quiet) as progress:
         objects = labelled.read(oriented=settings.detector.oriented, classes=None, progress=progress)
-        facts = {"data": labelled.title}
+        facts: dict[str, Any] = {"data": labelled.title}
+        held = None
         if hold_out is not None:
-            objects, kept = held_out(objects, hold_out, settings.seed)
+            objects, held, kept = held_out(objects, hold_out, settings.seed)
             facts |= kept
         trained = run(objects, tiles, settings, progress=progress, checkpoints=checkpoints, provenance=facts)
         trained.package.save(out)
-    show.trained(out, trained.package.table, trained.seconds, as_json)
+        tested = None
+        if hold_out is not None and held is not None:
+            by = "images" if block is None else "blocks of ground"
+            split = Split(hold_out, settings.seed, by, len(objects), len(held))
+            tested = score_test(trained.package, held, split, out, report, settings, progress)
+    show.trained(out, trained.package.table, trained.seconds, tested, as_json)
 
 
 @app.command()

@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from torchgeo_debias.cli.bands import band_numbers, parse_bands
 from torchgeo_debias.data.chips import Chips, ChipSpec
-from torchgeo_debias.data.folders import list_sources, read_folder
+from torchgeo_debias.data.folders import TEST_SHARE, has_splits, list_sources, read_folder
 from torchgeo_debias.data.layers import chips_from_layer
 from torchgeo_debias.data.longtail import long_tail
+from torchgeo_debias.data.splits import split_apart
 from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.package import ModelPackage
 from torchgeo_debias.progress import ProgressCallback
@@ -45,6 +47,24 @@ def _put(values: dict[str, Any], given: Mapping[str, Any]) -> None:
         values[name] = {**values[name], **value} if both else value
 
 
+class TrainingChips(NamedTuple):
+    """What a training takes.
+
+    Attributes:
+        chips: To train on.
+        facts: What the package should remember of them.
+        held: Held out for a test, None where nothing is.
+        by: What stayed together there.
+        left_out: How many are in neither part, see :func:`~torchgeo_debias.data.splits.split_apart`.
+    """
+
+    chips: Chips
+    facts: dict[str, Any]
+    held: Chips | None = None
+    by: str = "images"
+    left_out: int = 0
+
+
 def training_chips(
     *,
     data: Path | None,
@@ -61,9 +81,10 @@ def training_chips(
     crop: int | None,
     bands: str | None,
     nodata: float | None,
+    hold_out: float | None,
     progress: ProgressCallback,
-) -> tuple[Chips, dict[str, Any]]:
-    """Chips of a scene folder or of rasters with a layer, and what the package should remember of them."""
+) -> TrainingChips:
+    """Chips of a scene folder or of rasters with a layer."""
     if (data is None) == (not rasters):
         raise ConfigError("Give either --data DIR, or --raster FILE with --labels LAYER and --class-field FIELD.")
     ignored: dict[str, Any] = (
@@ -83,16 +104,7 @@ def training_chips(
     if odd:
         raise ConfigError(f"{odd[0]} has no meaning with {'--raster' if data is None else '--data'}: leave it out.")
     if data is not None:
-        numbers = band_numbers(bands)
-        chips = read_folder(data, chip_size, split="train", bands=numbers, seed=seed, crop=crop, progress=progress)
-        # What evaluate needs in order to read its images alike, and to know those of the training.
-        facts: dict[str, Any] = {
-            "data": data.name,
-            "crop": crop,
-            "bands": numbers,
-            "split_seed": seed,
-            "sources": _digest(chips.sources.tolist()),
-        }
+        part = _of_folder(data, chip_size, hold_out, bands=band_numbers(bands), seed=seed, crop=crop, progress=progress)
     else:
         if labels is None or class_field is None:
             raise ConfigError("--raster needs --labels LAYER and --class-field FIELD beside it.")
@@ -106,21 +118,71 @@ def training_chips(
             bands=parse_bands(bands), nodata=nodata, background=background, seed=seed, progress=progress,
         )  # fmt: skip
         facts = {"data": ", ".join(path.name for path in rasters or ()), "labels": labels.name}
+        part = _apart(TrainingChips(chips, facts), hold_out, seed)
     if imbalance is not None:
-        chips = long_tail(chips, imbalance, seed)
-        facts["imbalance"] = imbalance
-    return chips, facts
+        part = part._replace(chips=long_tail(part.chips, imbalance, seed))
+        part.facts["imbalance"] = imbalance
+    if hold_out is not None:
+        part.facts.update(hold_out=hold_out, split_seed=seed)
+    return part
+
+
+def _of_folder(
+    data: Path,
+    size: int,
+    hold_out: float | None,
+    *,
+    bands: Sequence[int] | None,
+    seed: int,
+    crop: int | None,
+    progress: ProgressCallback,
+) -> TrainingChips:
+    """The training part of a scene folder, and its test part where one is asked for."""
+    if hold_out is not None and has_splits(data):
+        raise ConfigError(
+            f"{data} has train and test already: leave --hold-out out, and score its test part with evaluate."
+        )
+    read = partial(
+        read_folder, data, size, bands=bands, seed=seed, crop=crop, progress=progress,
+        test_share=TEST_SHARE if hold_out is None else hold_out,
+    )  # fmt: skip
+    chips = read(split="train")
+    # What evaluate needs in order to read its images alike, and to know those of the training.
+    facts = {
+        "data": data.name,
+        "crop": crop,
+        "bands": bands,
+        "split_seed": seed,
+        "sources": _digest(chips.sources.tolist()),
+    }
+    held = None if hold_out is None else read(split="test", classes=chips.table.names)
+    return TrainingChips(chips, facts, held)
+
+
+def _apart(part: TrainingChips, share: float | None, seed: int) -> TrainingChips:
+    """Chips of rasters with a share of them held out, block by block of the ground."""
+    if share is None:
+        return part
+    split = split_apart(part.chips, share, seed)
+    if not len(split.held):
+        raise DataError(
+            "No chip can be held out without taking a class its last ones or sharing ground with the training: label "
+            "objects further apart, or leave --hold-out out."
+        )
+    chips = part.chips
+    by = f"blocks of ground, {split.windows} chip windows wide"
+    return TrainingChips(chips.subset(split.kept), part.facts, chips.subset(split.held), by, len(split.left_out))
 
 
 def _digest(sources: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(sources)).encode()).hexdigest()[:16]
 
 
-def _held_apart(data: Path, seed: int, known: Mapping[str, Any]) -> bool:
+def _held_apart(data: Path, seed: int, share: float, known: Mapping[str, Any]) -> bool:
     """Whether splitting the folder again gives the training images of a model; other folders hold none of them."""
     if data.name != known["data"] or (data / "test").is_dir():
         return True
-    return bool(_digest(list_sources(data, "train", seed=seed)) == known["sources"])
+    return bool(_digest(list_sources(data, "train", seed=seed, test_share=share)) == known["sources"])
 
 
 def evaluation_chips(
@@ -131,7 +193,8 @@ def evaluation_chips(
         raise ConfigError(f"--split must be train, test or all; received {split!r}.")
     known = package.provenance
     seed = int(known.get("split_seed", known["seed"]))
-    if split != "all" and "sources" in known and not _held_apart(data, seed, known):
+    share = float(known.get("hold_out", TEST_SHARE)) if "sources" in known else TEST_SHARE
+    if split != "all" and "sources" in known and not _held_apart(data, seed, share, known):
         raise DataError(
             f"The test part of {data} cannot be told from the images of the training, since its files are not those "
             "that were there then; sort them into the folders train and test, or give --split all."
@@ -142,6 +205,7 @@ def evaluation_chips(
         split=None if split == "all" else cast(Literal["train", "test"], split),
         bands=band_numbers(bands) or known.get("bands"),
         seed=seed,
+        test_share=share,
         classes=package.table.names,
         crop=known.get("crop"),
         progress=progress,

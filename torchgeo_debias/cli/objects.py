@@ -112,8 +112,8 @@ class Labelled:
             raise ConfigError(f"{odd[0]} has no meaning with {beside}: leave it out.")
 
 
-def held_out(objects: ObjectSet, share: float, seed: int) -> tuple[ObjectSet, dict[str, Any]]:
-    """The objects to train on when a share is kept for a test, and what the package should remember of it.
+def held_out(objects: ObjectSet, share: float, seed: int) -> tuple[ObjectSet, ObjectSet, dict[str, Any]]:
+    """The objects to train on and those kept for a test, and what the package should remember of it.
 
     Raises:
         DataError: If nothing can be held out.
@@ -124,7 +124,8 @@ def held_out(objects: ObjectSet, share: float, seed: int) -> tuple[ObjectSet, di
             "No image can be held out, since all come from one source or a class would lose its objects: give "
             "--block to split rasters by pieces of ground, or more images."
         )
-    return objects.subset(kept), {"hold_out": share, "split_seed": seed, "images": _digest(objects, kept)}
+    facts = {"hold_out": share, "split_seed": seed, "images": _digest(objects, kept)}
+    return objects.subset(kept), objects.subset(held), facts
 
 
 def held_out_part(objects: ObjectSet, package: DetectorPackage) -> ObjectSet:

@@ -23,6 +23,13 @@ Stretch = Annotated[str | None, typer.Option(help="Amplitude stretch for SAR: no
 Pretrained = Annotated[str | None, typer.Option(help=WEIGHTS_HELP, show_default="auto")]
 Checkpoints = Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")]
 
+HoldOut = Annotated[
+    float | None, typer.Option(help="Share of each class to keep for a test, which is scored after the training.")
+]
+HeldReport = Annotated[
+    Path | None, typer.Option("--report", help="With --hold-out: write an HTML report on the test here.")
+]
+
 # Of verbs that take a model.
 Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]

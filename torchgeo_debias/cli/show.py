@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.classes import ClassTable
     from torchgeo_debias.evaluation import Scores
     from torchgeo_debias.evaluation.detection import DetectionScores
+    from torchgeo_debias.inference.held_out import HeldOutScores
     from torchgeo_debias.inference.results import ClassifySummary
     from torchgeo_debias.package import DetectorPackage, ModelPackage
 
@@ -151,12 +152,22 @@ def summary(result: ClassifySummary, machine: bool) -> None:
     line(f"{result.tiles} seen, {result.skipped} of them without data; written: {written}")
 
 
-def trained(out: Path, table: ClassTable, seconds: Mapping[str, float], machine: bool) -> None:
-    """What a training came to."""
+def trained(
+    out: Path, table: ClassTable, seconds: Mapping[str, float], tested: HeldOutScores | None, machine: bool
+) -> None:
+    """What a training came to, and how the model does on what was held out."""
     if machine:
-        as_json({"model": str(out), "classes": table.to_json(), "seconds": seconds})
+        held = None if tested is None else tested.to_json()
+        as_json({"model": str(out), "classes": table.to_json(), "seconds": seconds, "hold_out": held})
         return
     class_counts(table)
+    if tested is not None:
+        line(tested.sentence)
+        found: Any = tested.evaluation
+        if tested.unit == "chips":
+            scores(found.scores, found.raw)
+        else:
+            average_precision(found.scores, found.raw, tested.twin)
     line(f"Model written to {out}")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.data.longtail import long_tail, long_tail_counts
     from torchgeo_debias.data.normalise import Normalisation
     from torchgeo_debias.data.samplers import ClassBalancedSampler, SquareRootSampler
-    from torchgeo_debias.data.splits import split_by_source
+    from torchgeo_debias.data.splits import split_apart, split_by_source
     from torchgeo_debias.data.torchgeo_sets import ChipDataset, load
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "read_layer",
     "resize",
     "source_of",
+    "split_apart",
     "split_by_source",
 ]
 
@@ -51,7 +52,7 @@ _HOMES = {
     "longtail": ("long_tail", "long_tail_counts"),
     "normalise": ("Normalisation",),
     "samplers": ("ClassBalancedSampler", "SquareRootSampler"),
-    "splits": ("split_by_source",),
+    "splits": ("split_apart", "split_by_source"),
     "torchgeo_sets": ("ChipDataset", "load"),
 }
 

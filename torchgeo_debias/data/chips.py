@@ -84,6 +84,8 @@ class Chips:
         table: The classes with the counts of exactly these chips.
         spec: How the chips were cut.
         bands: Name of each band.
+        ground: (N, 4) left, bottom, right, top of the window of each chip, all in one CRS; None where chips were not
+            cut from rasters.
     """
 
     images: npt.NDArray[Any]
@@ -93,6 +95,7 @@ class Chips:
     table: ClassTable
     spec: ChipSpec
     bands: tuple[str, ...]
+    ground: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         n, c, h, w = self.images.shape
@@ -100,6 +103,10 @@ class Chips:
             raise DataError(
                 f"Chips do not belong together: images {self.images.shape}, valid {self.valid.shape}, "
                 f"labels {self.labels.shape}, sources {self.sources.shape}."
+            )
+        if self.ground is not None and self.ground.shape != (n, 4):
+            raise DataError(
+                f"There are {n} chips and windows of the shape {self.ground.shape}; each needs four bounds."
             )
         if len(self.bands) != c:
             raise DataError(f"Chips have {c} bands but {len(self.bands)} band names.")
@@ -117,6 +124,7 @@ class Chips:
             valid=self.valid[take],
             labels=labels,
             sources=self.sources[take],
+            ground=None if self.ground is None else self.ground[take],
             table=self.table.with_counts(labels),
         )
 

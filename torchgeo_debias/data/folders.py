@@ -23,6 +23,9 @@ from torchgeo_debias.progress import ProgressCallback, silent, track
 
 Split = Literal["train", "test"]
 
+TEST_SHARE = 0.2
+"""Share of each class that is set aside in a folder without splits."""
+
 _SPLITS = ("train", "val", "test")
 _SIDECARS = (".aux.xml", ".csv", ".json", ".txt", ".xml", "thumbs.db")
 
@@ -34,7 +37,7 @@ def read_folder(
     split: Split | None = None,
     bands: Sequence[int] | None = None,
     seed: int = 0,
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
     classes: Sequence[str] | None = None,
     crop: int | None = None,
     progress: ProgressCallback = silent,
@@ -101,7 +104,7 @@ def read_folder(
     return Chips(images, valid, labels, sources, ClassTable.from_labels(labels, names), spec, first.bands)
 
 
-def list_sources(root: Path, split: Split | None = None, *, seed: int = 0, test_share: float = 0.2) -> list[str]:
+def list_sources(root: Path, split: Split | None = None, *, seed: int = 0, test_share: float = TEST_SHARE) -> list[str]:
     """What :func:`read_folder` would give as ``sources``, without reading an image."""
     files, _ = _part(Path(root), split, seed, test_share, None)
     return [_relative(path, Path(root)) for path, _ in files]
@@ -126,7 +129,7 @@ def _part(
     root: Path, split: Split | None, seed: int, test_share: float, classes: Sequence[str] | None
 ) -> tuple[list[tuple[Path, str]], list[str]]:
     files, names = _list_images(root, split, classes)
-    if split is not None and not _has_splits(root):
+    if split is not None and not has_splits(root):
         label = np.asarray([names.index(name) for _, name in files], dtype=np.int64)
         held = split_sources(label, np.asarray([_relative(path, root) for path, _ in files]), test_share, seed)
         files = [file for file, out in zip(files, held, strict=True) if out == (split == "test")]
@@ -157,7 +160,8 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _has_splits(root: Path) -> bool:
+def has_splits(root: Path) -> bool:
+    """Whether a scene folder is laid out as ``<split>/<class>/*``."""
     # A class may be called "train" too: split folders are those that hold folders.
     return any(_subfolders(root / name) for name in ("train", "test") if (root / name).is_dir())
 
@@ -168,7 +172,7 @@ def _list_images(
     """Image files with their class names, sorted, and all class names in the order of the ids."""
     if not root.is_dir():
         raise DataError(f"There is no folder {root}; give one with a folder of images for each class.")
-    if _has_splits(root):
+    if has_splits(root):
         parts = {p.name: p for p in _subfolders(root)}
         if odd := sorted(set(parts) - set(_SPLITS)):
             raise DataError(

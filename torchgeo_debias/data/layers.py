@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import shapely
+from pyproj import Transformer
+from rasterio.transform import Affine
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data._background import free_windows
@@ -52,6 +54,8 @@ class _Site:
         geometries: (n,) of these features.
         inside: (n,) bool, whether the centre of a feature's bounds lies in ``region``.
         region: The raster's rectangle, cut to the area of the labels.
+        transform: From pixels to map coordinates.
+        wkt: Of the CRS.
     """
 
     path: Path
@@ -64,6 +68,8 @@ class _Site:
     geometries: npt.NDArray[Any]
     inside: npt.NDArray[np.bool_]
     region: shapely.Geometry
+    transform: Affine
+    wkt: str
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,8 @@ def chips_from_layer(
     ``sources`` names the block of a grid, ``<raster stem>:<column>_<row>`` counted from the raster's upper left
     corner, that contains the centre of the chip, so that a split by source holds out whole pieces of ground. Two
     chips nearer to their blocks' common edge than half a window may overlap across it, and so may chips of rasters
-    that overlap; hold out rasters of their own where that matters.
+    that overlap; ``ground`` has their windows, by which :func:`~torchgeo_debias.data.splits.split_apart` keeps the
+    parts of a split apart.
 
     Args:
         rasters: One raster, or several with equal bands and dtype; they may differ in CRS and resolution.
@@ -254,6 +261,8 @@ def _survey(
                     geometries=own,
                     inside=shapely.intersects_xy(region, centre),
                     region=region,
+                    transform=source.transform,
+                    wkt=wkt,
                 )
             )
             order = source.order_of(sites[0].bands)
@@ -388,4 +397,16 @@ def _assemble(pieces: list[_Piece], names: list[str], spec: ChipSpec, block: flo
         table,
         spec,
         pieces[0].site.bands,
+        np.concatenate([_ground(piece, pieces[0].site.wkt) for piece in pieces]),
     )
+
+
+def _ground(piece: _Piece, wkt: str) -> npt.NDArray[np.float64]:
+    """Bounds (n, 4) of the windows in another CRS, those of their corners."""
+    column, row, side = piece.windows.T
+    t = piece.site.transform
+    x, y = t.c + t.a * np.stack([column, column + side]), t.f + t.e * np.stack([row, row + side])
+    x, y = x[[0, 0, 1, 1]], y[[0, 1, 0, 1]]
+    if piece.site.wkt != wkt:
+        x, y = Transformer.from_crs(piece.site.wkt, wkt, always_xy=True).transform(x, y)
+    return np.column_stack([np.min(x, axis=0), np.min(y, axis=0), np.max(x, axis=0), np.max(y, axis=0)])

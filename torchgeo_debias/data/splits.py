@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.errors import ConfigError
@@ -11,12 +14,16 @@ from torchgeo_debias.errors import ConfigError
 MIN_TRAIN = 2
 """Training samples that a class keeps before a source of it may be held out."""
 
+BLOCKS = (8, 4, 2, 1)
+"""Sides of blocks of ground, in usual chip windows, that are tried in turn."""
+
 
 def split_by_source(chips: Chips, share: float, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Split chips into a training and a held-out part, source by source.
 
     See :func:`split_sources`. Chips of neighbouring spatial blocks (see
-    :func:`~torchgeo_debias.data.layers.chips_from_layer`) may still overlap by up to a window along the edge.
+    :func:`~torchgeo_debias.data.layers.chips_from_layer`) may still overlap by up to a window along the edge; see
+    :func:`split_apart`.
 
     Args:
         chips: What to split; ``chips.sources`` says what must stay together.
@@ -31,6 +38,71 @@ def split_by_source(chips: Chips, share: float, seed: int) -> tuple[npt.NDArray[
     """
     held = split_sources(chips.labels, chips.sources, share, seed)
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+class Apart(NamedTuple):
+    """A split whose parts share no pixel.
+
+    Attributes:
+        kept: Ascending indices of the training chips.
+        held: Of the held-out chips.
+        left_out: Of those in neither part.
+        windows: Side of the blocks of ground that were held out, in usual chip windows; None where chips have no ground
+            and whole sources were.
+    """
+
+    kept: npt.NDArray[np.intp]
+    held: npt.NDArray[np.intp]
+    left_out: npt.NDArray[np.intp]
+    windows: int | None
+
+
+def split_apart(chips: Chips, share: float, seed: int) -> Apart:
+    """Split chips for a test that shares no pixel with the training.
+
+    Whole blocks of ground are held out, see :func:`split_sources`; then held-out chips whose window reaches into that
+    of a training chip are left out of both parts. Blocks are as wide as they can be, the fewer neighbours are parted:
+    the widest of :data:`BLOCKS` by which the test has every class that can spare a chip or, where none does, most of
+    them. Chips without ground are split as in :func:`split_by_source`.
+
+    Args:
+        chips: What to split.
+        share: Share of each class to hold out, ``0 < share < 1``, before some are left out.
+        seed: Of the order in which blocks are tried.
+
+    Raises:
+        ConfigError: If ``share`` is not between 0 and 1.
+    """
+    if chips.ground is None:
+        kept, held = split_by_source(chips, share, seed)
+        return Apart(kept, held, held[:0], None)
+    spare = int((np.bincount(chips.labels) > MIN_TRAIN).sum())
+    best, most = None, -1
+    for windows in BLOCKS:
+        held_out = split_sources(chips.labels, _blocks(chips.ground, windows), share, seed)
+        kept, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        near = _overlapping(chips.ground[held], chips.ground[kept])
+        tested = len(np.unique(chips.labels[held[~near]]))
+        if tested > most:
+            best, most = Apart(kept, held[~near], held[near], windows), tested
+        if tested >= spare:
+            break
+    return cast(Apart, best)
+
+
+def _blocks(ground: npt.NDArray[np.float64], windows: int) -> npt.NDArray[np.str_]:
+    """The block (N,) that holds the centre of each window."""
+    side = windows * float(np.median(ground[:, 2:] - ground[:, :2]))
+    places = np.floor((ground[:, :2] + ground[:, 2:]) / 2 / side).astype(np.int64)
+    return np.asarray([f"{column}_{row}" for column, row in places.tolist()])
+
+
+def _overlapping(some: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which of some bounds (N, 4) share more than an edge with one of the others, (N,)."""
+    one, other = shapely.STRtree(np.asarray(shapely.box(*others.T))).query(shapely.box(*some.T))
+    a, b = some[one], others[other]
+    inside = (a[:, :2] < b[:, 2:]).all(axis=1) & (b[:, :2] < a[:, 2:]).all(axis=1)
+    return np.isin(np.arange(len(some)), one[inside])
 
 
 def split_sources(
