@@ -3,14 +3,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from debias_mapper.runtime import client as client_module
 from debias_mapper.runtime.client import Cancelled, WorkerClient, WorkerError, device_variables, ended
-from debias_mapper.runtime.process import clean_environment
+from debias_mapper.runtime.process import Child, clean_environment
 
 from tests.plugin.conftest import ECHO, FakeWorker, MakeClient, gone
 
@@ -124,6 +123,15 @@ def test_the_end_of_the_worker_in_a_job_is_told_with_its_last_words(make_client:
     assert error.details == "out of cheese"
 
 
+@pytest.mark.usefixtures("short_grace")
+def test_a_worker_that_closes_its_output_but_stays_is_ended(make_client: MakeClient) -> None:
+    client = make_client("hello()\nfor job in jobs():\n    os.close(1)\n    time.sleep(60)\n")
+    error = failure(client)
+    assert error.code == "crashed"
+    assert "fell silent" in str(error)
+    assert not client.alive
+
+
 def test_after_a_crash_the_next_job_runs_in_a_new_process(make_client: MakeClient, tmp_path: Path) -> None:
     mark = tmp_path / "crashed"
     client = make_client(f"""\
@@ -164,14 +172,21 @@ def test_what_is_no_python_is_refused(tmp_path: Path, name: str) -> None:
     assert "choose another one" in str(error)
 
 
-def test_a_worker_that_says_nothing_is_given_up_and_killed(make_client: MakeClient, tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    client = make_client(f"open({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+def test_a_worker_that_says_nothing_is_given_up_and_killed(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Child] = []
+
+    def start(*arguments: Any) -> Child:
+        started.append(Child(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(client_module, "Child", start)
     with pytest.raises(WorkerError, match="said nothing for 1 s") as caught:
-        client.start(timeout=1)
+        make_client("time.sleep(60)\n").start(timeout=1)
     assert caught.value.code == "start"
-    assert not client.alive
-    assert not pid.exists() or gone(int(pid.read_text()))
+    assert [child.killed for child in started] == [True]
+    assert gone(started[0].process.pid)
 
 
 def test_a_slow_start_is_waited_for(make_client: MakeClient) -> None:
@@ -338,7 +353,7 @@ def test_closing_lets_a_worker_say_goodbye(make_client: MakeClient, tmp_path: Pa
     mark = tmp_path / "goodbye"
     client = make_client(ECHO + f"open({str(mark)!r}, 'w').close()\n")
     client.start()
-    client.close()
+    client.close(30)
     assert mark.exists()
 
 
@@ -348,9 +363,6 @@ def test_a_worker_ends_with_the_end_of_its_input(make_client: MakeClient) -> Non
     child = client._child
     assert child is not None
     child.end_input()
-    deadline = time.monotonic() + 30
-    while not gone(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
     assert gone(pid)
 
 

@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from debias_mapper.runtime import client as client_module
 from debias_mapper.runtime.client import Cancelled, WorkerClient, WorkerError
 from debias_mapper.runtime.environment import plugin_version
 from debias_mapper.runtime.pool import Workers
@@ -53,8 +53,9 @@ def test_what_the_library_refuses_is_a_sentence_and_the_worker_stays(client: Wor
 
 
 def test_training_tells_its_progress_and_can_be_cancelled(
-    client: WorkerClient, tiny_images: Path, tiny_weights: Path, tmp_path: Path
+    client: WorkerClient, tiny_images: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client_module, "GRACE", 60.0)  # on a busy machine too, the worker is to stop by itself
     pid = client.start().pid
     steps: list[tuple[str, int, int]] = []
     options = ["--backbone", tiny.BACKBONE, "--weights", str(tiny_weights), "--chip-size", str(tiny.CHIP)]
@@ -65,7 +66,7 @@ def test_training_tells_its_progress_and_can_be_cancelled(
         )  # fmt: skip
     assert steps[0][1] == 0
     assert not (tmp_path / "model").exists()
-    assert client.start().pid == pid  # it stopped by itself, within the grace
+    assert client.start().pid == pid
 
 
 def test_closing_the_pool_in_the_middle_of_a_job_leaves_no_process(
@@ -98,7 +99,4 @@ os.kill(os.getpid(), 9)
 """
     crashed = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False)
     assert crashed.returncode == -9
-    deadline = time.monotonic() + 30
-    while not gone(int(crashed.stdout)) and time.monotonic() < deadline:
-        time.sleep(0.05)
     assert gone(int(crashed.stdout))

@@ -283,6 +283,9 @@ class WorkerClient:
             status = child.end(GRACE)
             started = self.hello is not None
             self._child, self.hello = None, None
+            if child.killed:
+                text = f"The worker of {self.python} fell silent for good and was ended: run again."
+                raise WorkerError(text, "crashed", child.errors()) from None
             raise ended(self.python, status, child.errors(), started=started) from None
 
     def _send(self, message: Mapping[str, Any]) -> None:

@@ -84,6 +84,7 @@ class Child:
 
     Attributes:
         process: The child itself.
+        killed: Whether :meth:`end` had to end it by force.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, one_output: bool = False) -> None:
@@ -109,6 +110,7 @@ class Child:
         self._outgoing: queue.Queue[bytes | None] = queue.Queue()
         self._kept: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._status: int | None = None
+        self.killed = False
         self._threads = [self._thread(self._read, self.process.stdout), self._thread(self._write, self.process.stdin)]
         if not one_output:
             self._threads.append(self._thread(self._drain, self.process.stderr))
@@ -181,6 +183,7 @@ class Child:
             with suppress(subprocess.TimeoutExpired):
                 if grace > 0:
                     self.process.wait(grace)
+            self.killed = self.process.poll() is None
             kill_tree(self.process)
             self._status = self.process.wait()
             for thread in self._threads:
