@@ -154,6 +154,9 @@ def test_the_head_on_the_pyramid_says_what_the_detector_says() -> None:
 def test_the_configuration_survives_json_and_refuses_nonsense() -> None:
     odd = DetectorConfig(oriented=False, channels=96, convs=3, levels=3, up=0)
     assert DetectorConfig.from_json(odd.to_json()) == odd
-    for name in ("channels", "levels"):
-        with pytest.raises(ConfigError, match=f"{name} of a detector must be at least 1; received 0"):
-            DetectorConfig(oriented=True, **{name: 0})
+    for name, most in (("channels", 4096), ("levels", 8)):
+        for value in (0, most + 1):
+            with pytest.raises(ConfigError, match=f"{name} of a detector must lie between 1 and {most}"):
+                DetectorConfig(oriented=True, **{name: value})
+    with pytest.raises(ConfigError, match="levels must be a whole number; received"):
+        DetectorConfig.from_json({**odd.to_json(), "levels": 2.5})
