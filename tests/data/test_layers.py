@@ -100,6 +100,26 @@ def test_polygons_are_fitted_and_sources_are_blocks(raster: Path) -> None:
     assert np.ptp(chips.images[0, 0]) == pytest.approx(27, abs=1)
 
 
+def test_windows_are_known_on_the_ground_of_the_first_raster(raster: Path, tmp_path: Path) -> None:
+    objects = layer(["b", "a", "a"], [at(20, 40, 20, 10), at(150, 150, 8), at(300, 100, 8)])
+    degrees = gpd.GeoSeries([at(280, 80, 60)], crs="EPSG:32632").to_crs(4326).total_bounds
+    step = (degrees[2] - degrees[0]) / 100
+    east = make_raster(
+        tmp_path / "east.tif", coordinates(100, 100), crs="EPSG:4326",
+        transform=Affine(step, 0, degrees[0], 0, -step, degrees[3]),
+    )  # fmt: skip
+    chips = chips_from_layer([raster, east], objects, "kind", ChipSpec(10, margin=0.25))
+    assert chips.ground is not None
+    expected = [at(15, 30, 30).bounds, at(148, 148, 12).bounds]
+    np.testing.assert_allclose(chips.ground[:2], expected)
+    # Through degrees: half of the longest side and its margin round the centre, but for the pixels of the raster.
+    centre = (chips.ground[2, :2] + chips.ground[2, 2:]) / 2
+    np.testing.assert_allclose(centre, at(304, 104).coords[0], atol=2)
+    assert np.ptp(chips.ground[2].reshape(2, 2), axis=0).min() >= 12 * GSD * 0.9
+    assert chips.subset([2, 0]).ground is not None
+    np.testing.assert_array_equal(chips.subset([2, 0]).ground, chips.ground[[2, 0]])  # type: ignore[arg-type]
+
+
 def test_default_blocks_are_eight_windows(raster: Path) -> None:
     objects = layer(["a"] * 3, [at(63, 10), at(65, 10), at(199, 130)])
     chips = chips_from_layer([raster], objects, "kind", ChipSpec(8, window=8))

@@ -38,7 +38,7 @@ def check_held_out(share: float | None, report: Path | None) -> None:
     if share is None and report is not None:
         raise ConfigError("--report needs --hold-out SHARE: a training without a test has no scores to report.")
     if share is not None and not 0 < share < 1:
-        raise ConfigError(f"--hold-out takes a share between 0 and 1; received {share}.")
+        raise ConfigError(f"The share to hold out must lie between 0 and 1; received {share}.")
     check_report(report)
 
 
