@@ -389,7 +389,7 @@ def places(sets: Sets, ground: tuple[Path, Path], out: Path) -> dict[str, Path]:
         ([*YOLO, "--names", NAMES, "--tile-size", "65"], "multiple of 16"),
         ([*YOLO, "--names", NAMES, "--scale", "0"], "must be positive"),
         ([*YOLO, "--names", NAMES, "--gsd", "-1"], "must be positive"),
-        ([*YOLO, "--names", NAMES, "--hold-out", "1"], "takes a share between 0 and 1"),
+        ([*YOLO, "--names", NAMES, "--hold-out", "1"], "must lie between 0 and 1"),
         ([*YOLO, "--names", NAMES, "--weights", "{out}/none.pth"], "No weights at"),
         ([*YOLO, "--names", NAMES, "--config", "{out}/none.json"], "Cannot read the configuration"),
         ([*RASTER, "--hold-out", "0.5"], "give --block to split rasters by pieces of ground"),
