@@ -141,7 +141,7 @@ create(Path({str(tmp_path / "new")!r}), Python({BASE.path!r}, (3, 11, 0)), Wheel
 def test_without_room_nothing_begins(tmp_path: Path, wheels: WheelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 2 * 10**9))
     assert space(tmp_path / "not" / "there", Registry("cpu")).free == 2 * 10**9
-    with pytest.raises(SetupError, match=r"3\.0 GB are needed in .*, but 2\.0 GB are free"):
+    with pytest.raises(SetupError, match=r"4\.0 GB are needed in .*, but 2\.0 GB are free"):
         create(tmp_path / "new", BASE, Registry("cpu"))
     assert not (tmp_path / "new").exists()
     assert space(tmp_path, wheels).needed == 3 * sum(path.stat().st_size for path in Path(wheels.path).iterdir())
@@ -205,7 +205,7 @@ def test_a_repair_that_fails_leaves_the_environment_unfinished(folder: Path, tmp
     assert check(python_in(folder)).ready  # nothing had begun
     write_wheel(tmp_path, "torchgeo_debias", "0.0.1", {})
     shutil.rmtree(next((folder / "venv" / "lib").glob("*/site-packages/torchgeo_debias-*")))
-    with pytest.raises(SetupError, match=f"torchgeo-debias=={plugin_version()} is not on offer"):
+    with pytest.raises(SetupError, match=r"torchgeo-debias\S*==\S+ is not on offer"):
         repair(folder, BASE, WheelFolder(tmp_path))
     status = check(python_in(folder))
     assert (status.ready, status.repair) == (False, True)
@@ -302,7 +302,7 @@ def test_the_digest_of_the_requirements_follows_version_and_constraints(
     monkeypatch.setattr(environment, "plugin_version", lambda: "99.0")
     digests.add(environment.requirements_digest())
     assert len(digests) == 3
-    assert environment.requirement() == "torchgeo-debias==99.0"
+    assert environment.requirement() == "torchgeo-debias[sam]==99.0"
 
 
 def test_the_record_is_json_without_a_login(made: Path) -> None:

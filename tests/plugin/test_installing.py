@@ -109,8 +109,8 @@ def test_progress_is_told_and_its_lines_stay_out_of_the_log(tmp_path: Path, pip:
     pip.lines = [
         "Collecting torch==2.14.1",
         "  Downloading https://host/packages/torch-2.14.1-cp311.whl (900 MB)",
-        "Progress 0 of 900",
-        "Progress 450 of 900",
+        "Progress 0 of 921600",
+        "Progress 460800 of 921600",
         "Installing collected packages: torch, torchgeo-debias",
     ]
     steps: list[Any] = []

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .installing import GIGABYTE, Installer, OnLog, OnProgress, Source, WheelFolder, venv_python
+from .client import OnLog, OnProgress
+from .installing import GIGABYTE, Installer, Source, WheelFolder, venv_python
 from .pythons import Python, SetupError, ask
 
 DISTRIBUTION = "torchgeo-debias"
@@ -92,8 +93,8 @@ def plugin_version() -> str:
 
 
 def requirement() -> str:
-    """What is installed, as pip takes it."""
-    return f"{DISTRIBUTION}=={plugin_version()}"
+    """What is installed, as pip takes it: the library, and what its verb ``segment`` needs."""
+    return f"{DISTRIBUTION}[sam]=={plugin_version()}"
 
 
 def requirements_digest() -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
+from .client import OnLog, OnProgress
 from .diagnostics import redact
 from .process import Stopped, clean_environment, run_to_end
 from .pythons import Python, SetupError
@@ -18,11 +19,6 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of builds for processors alone; the ordinary ones for Linux bring gigabytes of CUDA along."""
 ENSUREPIP = "ensurepip"
 GIGABYTE = 10**9
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (0 = unknown)."""
-OnLog = Callable[[str, str], None]
-"""Called with ``"info"`` and a line of the log."""
 
 FAILURES = (
     (r"407 Proxy|ProxyError|Tunnel connection failed", "the proxy refused: check QGIS's network settings"),
@@ -72,7 +68,7 @@ class Registry:
     @property
     def needed(self) -> int:
         """Bytes of disk while installing, downloads included: measured on Linux, and rounded up."""
-        return 3 * GIGABYTE if self.torch == "cpu" or not sys.platform.startswith("linux") else 9 * GIGABYTE
+        return 4 * GIGABYTE if self.torch == "cpu" or not sys.platform.startswith("linux") else 10 * GIGABYTE
 
     def options(self) -> tuple[list[str], dict[str, str]]:
         """Options and environment variables of pip."""
@@ -122,8 +118,8 @@ class Installer:
     Args:
         log: File for their output; begun anew.
         proxies: Environment variables of a proxy; they are handed on and never logged.
-        on_progress: Told of each step.
-        on_log: Told each line.
+        on_progress: Told of each step, while downloading in KiB.
+        on_log: Told each line, as ``"info"``.
         is_cancelled: Asked every 50 ms.
     """
 
@@ -219,7 +215,7 @@ class Installer:
         """Report what a line tells of progress; whether that is all it tells."""
         amount = re.match(r"Progress (\d+) of (\d+)$", line)
         if amount:
-            self._say(self._stage, int(amount[1]), int(amount[2]))
+            self._say(self._stage, int(amount[1]) // 1024, int(amount[2]) // 1024)  # Qt's numbers end at 2 GB
             return True
         step = re.match(r"\s*(Collecting|Downloading|Processing|Using cached|Installing) (\S+)", line)
         if step:
