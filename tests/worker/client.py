@@ -22,7 +22,7 @@ STRANGE = [
 ]
 """The same with the verb ``strange``."""
 
-_PATIENCE = 120
+_PATIENCE = 300
 """Seconds to wait for what must come; shared machines are slow."""
 
 Message = dict[str, Any]
