@@ -183,7 +183,7 @@ class Child:
             with suppress(subprocess.TimeoutExpired):
                 if grace > 0:
                     self.process.wait(grace)
-            self.killed = self.process.poll() is None
+            self.killed = self.killed or self.process.poll() is None
             kill_tree(self.process)
             self._status = self.process.wait()
             for thread in self._threads:
