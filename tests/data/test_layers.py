@@ -117,7 +117,7 @@ def test_windows_are_known_on_the_ground_of_the_first_raster(raster: Path, tmp_p
     np.testing.assert_allclose(centre, at(304, 104).coords[0], atol=2)
     assert np.ptp(chips.ground[2].reshape(2, 2), axis=0).min() >= 12 * GSD * 0.9
     assert chips.subset([2, 0]).ground is not None
-    np.testing.assert_array_equal(chips.subset([2, 0]).ground, chips.ground[[2, 0]])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(chips.subset([2, 0]).ground, chips.ground[[2, 0]])
 
 
 def test_default_blocks_are_eight_windows(raster: Path) -> None:
