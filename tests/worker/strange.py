@@ -53,6 +53,10 @@ def _read(progress: ProgressCallback, words: list[str]) -> dict[str, Any]:
     return {"stdin": sys.stdin.read(), "descriptor": os.read(0, 10).decode()}
 
 
+def _crash(progress: ProgressCallback, words: list[str]) -> None:
+    ctypes.string_at(0)
+
+
 def _deep(progress: ProgressCallback, words: list[str]) -> None:
     _deep(progress, words)
 
@@ -118,6 +122,7 @@ DEEDS: dict[str, Callable[[ProgressCallback, list[str]], dict[str, Any] | None]]
     "print": _print,
     "native": _native,
     "read": _read,
+    "crash": _crash,
     "deep": _deep,
     "steps": _steps,
     "sleep": _sleep,

@@ -79,6 +79,14 @@ def test_it_ends_when_nobody_reads_any_more(deed: str) -> None:
     process.stdin.close()
 
 
+def test_a_native_crash_leaves_its_place_on_stderr() -> None:
+    with talking() as client:
+        client.send(type="run", id=1, verb="strange", arguments=["crash"])
+        assert client.rest() == []
+        assert client.process.returncode not in (0, 1, 2)
+        assert b"in _crash" in client.stderr
+
+
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 
 
