@@ -160,6 +160,12 @@ def test_a_folder_without_the_librarys_wheel_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, wheels: WheelFolder) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(SetupError, match=r"new cannot be written to .*: free some space there, or choose another"):
+        create(tmp_path / "a file" / "new", BASE, wheels)
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, wheels: WheelFolder) -> None:
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "thesis.txt").write_text("years of work")
@@ -223,6 +229,7 @@ def test_a_lost_package_is_named_and_repaired(folder: Path, wheels: WheelFolder)
 def test_an_environment_that_would_fall_back_to_the_system_is_made_anew(folder: Path, wheels: WheelFolder) -> None:
     (folder / "venv" / "pyvenv.cfg").unlink()
     status = check(python_in(folder))
+    assert "has lost its environment" in status.sentence
     assert (status.ready, status.repair) == (False, True)
     assert check(repair(folder, BASE, wheels)).ready
 

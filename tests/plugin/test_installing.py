@@ -126,6 +126,16 @@ def test_progress_is_told_and_its_lines_stay_out_of_the_log(tmp_path: Path, pip:
     assert "--progress-bar raw" in log
 
 
+def test_a_log_on_a_full_disk_leaves_the_word_to_pip(tmp_path: Path, pip: FakePip) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    pip.status, pip.lines = (
+        1,
+        ["ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"],
+    )
+    with pytest.raises(SetupError, match="the disk is full"):
+        install(tmp_path, Registry())
+
+
 def test_an_older_pip_prints_no_progress(tmp_path: Path, pip: FakePip) -> None:
     pip.version = "pip 23.0.1 from somewhere"
     install(tmp_path, Registry())

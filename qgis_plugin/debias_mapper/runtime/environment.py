@@ -14,8 +14,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,8 @@ def _judge(python: str, found: Mapping[str, Any], folder: Path | None) -> Status
     def bad(text: str) -> Status:
         return Status(False, f"{text}: {remedy}.", versions, library, folder is not None)
 
+    if folder is not None and not found["own"]:
+        return bad(f"{python} has lost its environment and would use the system's packages")
     if library is None:
         return bad(f"The environment of {python} lacks the library {DISTRIBUTION}")
     if not found["worker"]:
@@ -288,12 +290,13 @@ def remove(folder: Path) -> None:
     """
     if not is_ours(folder):
         raise SetupError(f"{folder} holds no environment that this plugin made, so nothing was removed.")
-    _mark(folder)
-    discard(folder)
-    for name in (RECORD, LOG, UNFINISHED):
-        (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    with _writing(folder):
+        _mark(folder)
+        discard(folder)
+        for name in (RECORD, LOG, UNFINISHED):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def discard(folder: Path) -> None:
@@ -328,12 +331,10 @@ def _begin(
     """Mark a folder as unfinished and open its log."""
     if isinstance(source, WheelFolder) and not any(Path(source.path).glob(f"{LIBRARY}-*.whl")):
         raise SetupError(f"The folder {source.path} holds no wheel of {DISTRIBUTION}: choose the folder that does.")
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _mark(folder)
         return Installer(folder / LOG, proxies, on_progress, on_log, is_cancelled)
-    except OSError as error:
-        raise SetupError(f"{folder} cannot be written to ({error.strerror}): choose another folder.") from error
 
 
 def _install(folder: Path, base: Python, source: Source, installer: Installer) -> str:
@@ -353,11 +354,20 @@ def _install(folder: Path, base: Python, source: Source, installer: Installer) -
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {LIBRARY: status.library, **status.versions},
     }
-    temporary = folder / (RECORD + ".new")
-    temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    temporary.replace(folder / RECORD)
-    (folder / UNFINISHED).unlink()
+    with _writing(folder):
+        # Half a record needs no care: the mark goes away last.
+        (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        (folder / UNFINISHED).unlink()
     return python
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"{folder} cannot be written to ({error.strerror})"
+        raise SetupError(f"{text}: free some space there, or choose another folder.") from error
 
 
 def _is_sound(venv: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -190,26 +191,26 @@ class Installer:
         settings |= {**self._proxies, **(variables or {})}
         lines: list[str] = []
 
-        with self._log.open("a", encoding="utf-8") as log:
+        def hear(line: str) -> None:
+            if not self._is_progress(line):
+                lines.append(redact(line))
+                self._write(lines[-1])
+                if self._on_log is not None:
+                    self._on_log("info", lines[-1])
 
-            def hear(line: str) -> None:
-                if not self._is_progress(line):
-                    lines.append(redact(line))
-                    log.write(lines[-1] + "\n")
-                    log.flush()
-                    if self._on_log is not None:
-                        self._on_log("info", lines[-1])
-
-            log.write(redact("$ " + " ".join(command)) + "\n")
-            try:
-                status = run_to_end(command, clean_environment(settings), hear, is_cancelled=self._is_cancelled)
-            except Stopped:
-                raise SetupCancelled("The set-up was cancelled; start it again to make the environment.") from None
-            except OSError as error:
-                raise SetupError(
-                    f"{command[0]} cannot be started ({error.strerror}): choose another Python."
-                ) from error
+        self._write(redact("$ " + " ".join(command)))
+        try:
+            status = run_to_end(command, clean_environment(settings), hear, is_cancelled=self._is_cancelled)
+        except Stopped:
+            raise SetupCancelled("The set-up was cancelled; start it again to make the environment.") from None
+        except OSError as error:
+            raise SetupError(f"{command[0]} cannot be started ({error.strerror}): choose another Python.") from error
         return status, lines
+
+    def _write(self, line: str) -> None:
+        # On a full disk, pip fails as well, and says more about it than a log that cannot be written.
+        with suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
 
     def _is_progress(self, line: str) -> bool:
         """Report what a line tells of progress; whether that is all it tells."""
