@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from shapely.affinity import rotate
 
-from torchgeo_debias.evaluation.feature_matching import REACH, candidates
+from torchgeo_debias.evaluation.feature_matching import REACH, _pieces, candidates
 
 SIDES = st.integers(0, 6)
 
@@ -69,3 +70,24 @@ def test_points_that_rounding_moved_are_one() -> None:
     points = shapely.points([[0.0, 0.0], [10.0, 0.0]])
     moved = shapely.points([[0.0, REACH / 2], [0.0, REACH / 4], [10.0, 2 * REACH]])
     assert candidates(points, moved).best(np.array([0.9, 0.1, 0.9]), np.ones(3, bool), 2).tolist() == [1, -1]
+
+
+def test_large_polygons_are_cut_and_share_what_they_share() -> None:
+    rng = np.random.default_rng(0)
+    turn = np.linspace(0, 2 * np.pi, 5000, endpoint=False)
+    reach = rng.uniform(30, 40, 5000)
+    star = shapely.Polygon(np.column_stack([reach * np.cos(turn), reach * np.sin(turn)]))
+    assert star.is_valid
+    pieces, owners = _pieces(np.array([shapely.box(0, 0, 1, 1), star, shapely.Point(3, 4)]))
+    assert shapely.get_num_coordinates(pieces).max() <= 256
+    assert np.bincount(owners, shapely.area(pieces)).tolist() == [1.0, pytest.approx(star.area), 0.0]
+    corner = rng.uniform(-40, 35, (300, 2))
+    boxes = np.asarray(shapely.box(*corner.T, *(corner + 5).T))
+    shared = shapely.area(shapely.intersection(boxes, star))
+    for pairs, size, places in (
+        (candidates(boxes, np.array([star])), 25.0, 0),
+        (candidates(np.array([star]), boxes), star.area, 1),
+    ):
+        found = np.zeros(300)
+        found[pairs[places]] = -pairs.rank * size
+        np.testing.assert_allclose(found, shared, atol=1e-5)

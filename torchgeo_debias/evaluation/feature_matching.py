@@ -24,6 +24,9 @@ MATCHING = (
 )
 
 _DIGITS = 9
+_POINTS = 256
+"""Points of a polygon above which it is cut into pieces."""
+_HALVINGS = 24
 
 
 class Candidates(NamedTuple):
@@ -71,14 +74,12 @@ def candidates(reference: Geometries, predictions: Geometries) -> Candidates:
         predictions: (M,) likewise, in the same frame.
     """
     areal, solid = (shapely.get_dimensions(shapes) == 2 for shapes in (reference, predictions))
-    tree = shapely.STRtree(reference)
-    guess, truth = tree.query(predictions, predicate="intersects")
-    size, cover = shapely.area(reference), shapely.area(predictions)
+    truth, guess, shared = _overlaps(reference, predictions)
     both = areal[truth] & solid[guess]
-    share = np.zeros(len(truth))
-    share[both] = _shared(reference, predictions, truth[both], guess[both]) / size[truth[both]]
+    share = np.where(both, shared / np.where(areal, shapely.area(reference), 1.0)[truth], 0.0)
     with np.errstate(divide="ignore"):
-        rank = np.where(areal[truth], -share.round(_DIGITS), np.log(cover[guess]).round(_DIGITS - 3))
+        cover = np.log(shapely.area(predictions)).round(_DIGITS - 3)
+    rank = np.where(areal[truth], -share.round(_DIGITS), cover[guess])
     kept = ~both | (share > 0)  # polygons that only touch share nothing
     pairs = Candidates(truth[kept], guess[kept], rank[kept], np.zeros(int(kept.sum())))
     if areal.all() or solid.all():
@@ -86,17 +87,50 @@ def candidates(reference: Geometries, predictions: Geometries) -> Candidates:
     return _joined(pairs, _near_points(reference, predictions, np.flatnonzero(~areal), np.flatnonzero(~solid)))
 
 
-def _shared(reference: Geometries, predictions: Geometries, truth: Indices, guess: Indices) -> Floats:
-    """Shared area (P,) of pairs of polygons; computed only where neither lies in the other."""
-    keys = truth * len(predictions) + guess
-    over, inside = shapely.STRtree(reference).query(predictions, predicate="covers")
-    outer, within = shapely.STRtree(predictions).query(reference, predicate="covers")
-    in_prediction = np.isin(keys, inside * len(predictions) + over)
-    in_reference = np.isin(keys, outer * len(predictions) + within)
-    shared: Floats = np.where(in_prediction, shapely.area(reference)[truth], shapely.area(predictions)[guess])
-    rest = ~(in_prediction | in_reference)
-    shared[rest] = shapely.area(shapely.intersection(reference[truth[rest]], predictions[guess[rest]]))
-    return shared
+def _overlaps(reference: Geometries, predictions: Geometries) -> tuple[Indices, Indices, Floats]:
+    """Positions of those that meet, and the area that they share."""
+    (some, owner), (others, other_owner) = _pieces(reference), _pieces(predictions)
+    tree = shapely.STRtree(some)
+    two, one = tree.query(others, predicate="intersects")
+    # What lies in the other as a whole need not be cut, which takes long.
+    keys = one * len(others) + two
+    outer, inner = tree.query(others, predicate="covers")
+    whole = np.isin(keys, inner * len(others) + outer)
+    outer, inner = shapely.STRtree(others).query(some, predicate="covers")
+    over = np.isin(keys, outer * len(others) + inner)
+    shared: Floats = np.where(whole, shapely.area(some)[one], shapely.area(others)[two])
+    cut = ~(whole | over)
+    shared[cut] = shapely.area(shapely.intersection(some[one[cut]], others[two[cut]]))
+    pairs, place = np.unique(owner[one] * len(predictions) + other_owner[two], return_inverse=True)
+    truth, guess = np.divmod(pairs.astype(np.int64), len(predictions))
+    return truth, guess, np.bincount(place, shared, len(pairs)).astype(np.float64)
+
+
+def _pieces(shapes: Geometries) -> tuple[Geometries, Indices]:
+    """The shapes with large polygons cut into pieces of few points, and the position of what each is a piece of.
+
+    The regions of a map may have a hundred thousand points, and each overlap with one of them would look at them all.
+    """
+    done, owners = [], []
+    owner = np.arange(len(shapes))
+    for _ in range(_HALVINGS):
+        large = shapely.get_num_coordinates(shapes) > _POINTS
+        done.append(shapes[~large])
+        owners.append(owner[~large])
+        shapes, owner = shapes[large], owner[large]
+        if not len(shapes):
+            break
+        left, bottom, right, top = shapely.bounds(shapes).T
+        wide = right - left > top - bottom
+        x, y = np.where(wide, (left + right) / 2, right), np.where(wide, top, (bottom + top) / 2)
+        first = shapely.intersection(shapes, shapely.box(left, bottom, x, y))
+        second = shapely.intersection(
+            shapes, shapely.box(np.where(wide, x, left), np.where(wide, bottom, y), right, top)
+        )
+        shapes, owner = np.concatenate([first, second]), np.tile(owner, 2)
+        there = ~shapely.is_empty(shapes)
+        shapes, owner = shapes[there], owner[there]
+    return np.concatenate([*done, shapes]), np.concatenate([*owners, owner])
 
 
 def _near_points(reference: Geometries, predictions: Geometries, truths: Indices, guesses: Indices) -> Candidates:

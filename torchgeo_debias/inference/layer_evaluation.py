@@ -159,6 +159,7 @@ def evaluate_layer(
 def _features(pair: LayerPair, min_score: float) -> tuple[Scores, Scores | None, list[str]]:
     here = np.flatnonzero(pair.inside)
     pairs = candidates(pair.reference[here], pair.predictions)
+    pair.refuse_apart(len(pairs.truth))
     labels = pair.labels[here]
     scores, missed = _of_features(pairs, labels, pair.answers, pair.table, min_score)
     raw = None if pair.raw is None else _of_features(pairs, labels, pair.raw, pair.table, min_score)[0]
@@ -189,6 +190,8 @@ def _objects(pair: LayerPair, iou: float, min_score: float) -> tuple[ObjectScore
             raise LabelError(f"{name} has points, which have no overlap: compare by features, or give polygons.")
     if not pair.scored:
         raise LabelError(f"{pair.names[1]} has no scores, which objects are ranked by: name their field.")
+    near = np.unique(shapely.STRtree(pair.predictions).query(pair.reference[pair.inside], predicate="intersects")[1])
+    pair.refuse_apart(len(near))
     truths, guesses = polygons_to_oriented(pair.reference), polygons_to_oriented(pair.predictions)
     odd = int((shapely.area(pair.reference) < _RECTANGLE * box_area(truths)).sum())
     off_axes = np.mod(guesses[:, 4], 90.0)
@@ -201,21 +204,13 @@ def _objects(pair: LayerPair, iou: float, min_score: float) -> tuple[ObjectScore
     notes = [form]
     if odd:
         notes.append(f"{odd:,} of {len(truths):,} reference polygons are no rectangles; the box stands for them.")
-    counts = _near_area(pair)
+    # Beside those within the area also those on a reference that counts, which may lie across its edge.
+    counts = pair.reached.copy()
+    counts[near] = True
     truth = Truth(truths, pair.labels, ~pair.inside)
     scores = _of_objects(truth, guesses, counts, pair.answers, pair.table, iou, min_score)
     raw = None if pair.raw is None else _of_objects(truth, guesses, counts, pair.raw, pair.table, iou, min_score)
     return scores, raw, notes
-
-
-def _near_area(pair: LayerPair) -> npt.NDArray[np.bool_]:
-    """Predictions that count: within the area, or on a reference that does, which may lie across its edge."""
-    if pair.reached.all():
-        return pair.reached
-    near = shapely.STRtree(pair.predictions).query(pair.reference[pair.inside], predicate="intersects")[1]
-    counts = pair.reached.copy()
-    counts[near] = True
-    return counts
 
 
 def _of_objects(

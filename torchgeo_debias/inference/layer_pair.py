@@ -21,7 +21,6 @@ from torchgeo_debias.boxes.convert import Floats
 from torchgeo_debias.classes import GROUPS, ClassTable, Group
 from torchgeo_debias.data._layer_io import open_layer, with_class
 from torchgeo_debias.errors import LabelError
-from torchgeo_debias.evaluation.feature_matching import REACH
 from torchgeo_debias.tiling.area import AreaLike, read_area
 from torchgeo_debias.tiling.source import extent
 
@@ -54,6 +53,7 @@ class LayerPair:
 
     Attributes:
         names: Of the reference layer and of the predictions, for sentences.
+        extents: Where they lie, likewise.
         crs: In which areas and overlaps are measured.
         reference: (N,) geometries.
         labels: (N,) class ids.
@@ -69,6 +69,7 @@ class LayerPair:
     """
 
     names: tuple[str, str]
+    extents: tuple[str, str]
     crs: CRS
     reference: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
@@ -81,6 +82,18 @@ class LayerPair:
     table: ClassTable
     grouped: str
     silent: tuple[str, ...]
+
+    def refuse_apart(self, meetings: int) -> None:
+        """Refuse layers none of whose features meet.
+
+        Raises:
+            LabelError: If there are no meetings.
+        """
+        if not meetings:
+            raise LabelError(
+                f"No prediction of {self.names[1]} overlaps a feature of {self.names[0]}: they span {self.extents[1]} "
+                f"and {self.extents[0]}; see that both are of the same place."
+            )
 
 
 def read_pair(
@@ -133,6 +146,7 @@ def read_pair(
     origin = np.asarray(shapely.total_bounds(shapes)).reshape(2, 2).mean(axis=0)
     pair = LayerPair(
         (truth_name, guess_name),
+        (_extent(truth), _extent(guess)),
         crs,
         shapely.transform(shapes, lambda points: points - origin),
         _ids(true_names, ids),
@@ -146,7 +160,6 @@ def read_pair(
         grouped=_grouped(groups, silent),
         silent=silent,
     )
-    _refuse_apart(pair, truth, guess)
     _warn_of_classes(pair)
     return pair
 
@@ -298,15 +311,6 @@ def _grouped(groups: dict[str, Group], silent: tuple[str, ...]) -> str:
 def _ids(names: pd.Series, ids: dict[str, int]) -> npt.NDArray[np.int64]:
     found: npt.NDArray[np.int64] = names.map(ids).fillna(-1).to_numpy(np.int64)
     return found
-
-
-def _refuse_apart(pair: LayerPair, truth: gpd.GeoDataFrame, guess: gpd.GeoDataFrame) -> None:
-    tree = shapely.STRtree(pair.predictions)
-    if not len(tree.query(pair.reference[pair.inside], predicate="dwithin", distance=REACH)[0]):
-        raise LabelError(
-            f"No prediction of {pair.names[1]} overlaps a feature of {pair.names[0]}: they span "
-            f"{_extent(guess)} and {_extent(truth)}; see that both are of the same place."
-        )
 
 
 def _warn_of_classes(pair: LayerPair) -> None:
