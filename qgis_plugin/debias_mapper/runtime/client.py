@@ -157,8 +157,10 @@ class WorkerClient:
             if free:
                 self._send({"type": "quit"})
                 self._end(deadline - time.monotonic())
-            elif self._child is not None:  # the thread that runs the job finds it dead and forgets it
-                self._child.end(0)
+            else:
+                child = self._child
+                if child is not None:  # the thread that runs the job finds it dead and forgets it
+                    child.end(0)
         finally:
             if free:
                 self._busy.release()
