@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qgis.core import QgsApplication
 from qgis.gui import QgisInterface
 from qgis.PyQt.QtCore import Qt
 from qgis.PyQt.QtWidgets import QAction
@@ -9,7 +10,8 @@ from qgis.PyQt.QtWidgets import QAction
 from .. import jobs
 from ..icons import icon
 from .dock import TITLE, DebiasDock
-from .tasks import wait_for
+from .run_panel import PROVIDER
+from .tasks import QgisTask, wait_for
 
 PATIENCE = 8.0
 """Seconds that unloading waits at most for what it cancelled."""
@@ -37,7 +39,9 @@ class Desktop:
 
     def close_down(self) -> None:
         """Cancel what runs, wait for it, and take everything away."""
-        tasks = self.dock.close_down()
+        tasks = [*self.dock.close_down(), *toolbox_tasks()]
+        for task in tasks:
+            task.cancel()
         jobs.close_workers()
         wait_for(tasks, PATIENCE)
         self._iface.removePluginRasterMenu(TITLE, self.action)
@@ -45,3 +49,11 @@ class Desktop:
         self._iface.removeDockWidget(self.dock)
         self.action.deleteLater()
         self.dock.deleteLater()
+
+
+def toolbox_tasks() -> list[QgisTask]:
+    """Runs of this plugin's algorithms that the toolbox started; QGIS tells whose they are by their titles alone."""
+    provider = QgsApplication.processingRegistry().providerById(PROVIDER)
+    titles = [algorithm.displayName() for algorithm in provider.algorithms()] if provider is not None else []
+    active = QgsApplication.taskManager().activeTasks()
+    return [QgisTask(task) for task in active if any(title in task.description() for title in titles)]

@@ -14,10 +14,10 @@ from qgis.core import (
     QgsMapLayer,
     QgsProject,
     QgsReferencedRectangle,
-    QgsTask,
     QgsVectorLayer,
 )
 from qgis.gui import QgisInterface, QgsDockWidget
+from qgis.PyQt import sip
 from qgis.PyQt.QtCore import Qt
 from qgis.PyQt.QtGui import QFontDatabase
 from qgis.PyQt.QtWidgets import (
@@ -87,6 +87,7 @@ class DebiasDock(QgsDockWidget):
         self._checking: BackgroundTask | None = None
         self._run = Asked("", {})
         self._repeatable: dict[str, Asked] = {}
+        self.dialogs: list[Any] = []
         self.environment: EnvironmentDialog | None = None
         self.runner = Runner(self)
         self.inputs = RunPanel(self._visible)
@@ -139,8 +140,11 @@ class DebiasDock(QgsDockWidget):
         self.environment.show()
         self.environment.raise_()
 
-    def close_down(self) -> list[QgsTask]:
+    def close_down(self) -> list[Any]:
         """Cancel all that runs; gives the tasks to wait for. The dock is of no use afterwards."""
+        for dialog in self.dialogs:
+            if not sip.isdeleted(dialog):
+                dialog.close()
         parts = [part for part in (self.runner, self.inputs, self.results, self.environment) if part is not None]
         return [*self._background.stop(), *(task for part in parts for task in part.close_down())]
 
@@ -298,11 +302,12 @@ class DebiasDock(QgsDockWidget):
             self._open_dialog(chosen.algorithm, self.inputs.parameters())
 
     def _open_dialog(self, algorithm: str, parameters: Mapping[str, Any]) -> None:
-        """The toolbox's dialog; it runs by itself, and its layers are looked at like those of the dock."""
+        """Open the toolbox's dialog, which runs by itself."""
         from processing import createAlgorithmDialog
 
         dialog = createAlgorithmDialog(algorithm, dict(parameters))
         if dialog is not None:
+            self.dialogs.append(dialog)  # without its Python half, its buttons would do nothing
             dialog.show()
 
     def _checked(self, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qgis.core import Qgis, QgsTask
+from qgis.core import Qgis
 from qgis.gui import QgsCollapsibleGroupBox, QgsFileWidget
 from qgis.PyQt.QtCore import QT_VERSION_STR, Qt, QUrl, pyqtSignal
 from qgis.PyQt.QtGui import QDesktopServices
@@ -38,12 +38,11 @@ from ..runtime.pythons import NEWEST, OLDEST, Python, find_pythons
 from .tasks import Background, BackgroundTask, Outcome
 
 REGISTRY, WHEELS = range(2)
+WIDTH, HEIGHT = 640, 580
 
 
 class EnvironmentDialog(QDialog):
     """Shows the environment in use, makes, repairs and removes one; everything slow happens in the background."""
-
-    WIDTH = 640
 
     changed = pyqtSignal()
     """Another environment is in use, or the one in use has changed."""
@@ -63,8 +62,8 @@ class EnvironmentDialog(QDialog):
         layout.addLayout(self._build_progress())
         layout.addWidget(self._build_log(), 1)
         layout.addLayout(self._build_buttons())
-        self.resize(self.WIDTH, self.minimumSizeHint().height())
         self.refresh()
+        self.resize(WIDTH, HEIGHT)
         self._background.start("Look for Pythons", lambda task: find_pythons(), self._found_pythons)
 
     @property
@@ -132,7 +131,7 @@ class EnvironmentDialog(QDialog):
             self._work.cancel()
             self.stage.setText("Cancelling…")
 
-    def close_down(self) -> list[QgsTask]:
+    def close_down(self) -> list[BackgroundTask]:
         """Close, and cancel what runs; gives the tasks to wait for."""
         self.close()
         return self._background.stop()
@@ -271,15 +270,15 @@ class EnvironmentDialog(QDialog):
         self.bar.setRange(0, 0)
         self.stage.setText(title)
         self._work = self._background.start(title, alone, ended)
-        self._work.messages.stage.connect(self._progress)
-        self._work.messages.text.connect(self.log.appendPlainText)
+        self._work.stage.connect(self._progress)
+        self._work.text.connect(self.log.appendPlainText)
         self._adapt()
 
     def _reports(self, task: BackgroundTask) -> dict[str, Any]:
         """How a set-up talks to this dialog from its thread."""
         return {
-            "on_progress": task.messages.stage.emit,
-            "on_log": lambda level, text: task.messages.text.emit(text),
+            "on_progress": task.stage.emit,
+            "on_log": lambda level, text: task.text.emit(text),
             "is_cancelled": task.isCanceled,
         }
 

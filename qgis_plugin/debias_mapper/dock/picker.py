@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qgis.core import QgsApplication, QgsSettings, QgsTask
+from qgis.core import QgsApplication, QgsSettings
 from qgis.PyQt.QtCore import QTimer, pyqtSignal
 from qgis.PyQt.QtWidgets import (
     QAction,
@@ -123,7 +123,7 @@ class ModelPicker(QWidget):
 
             self._task = self._background.start("Read the model", describe, self._read)
 
-    def close_down(self) -> list[QgsTask]:
+    def close_down(self) -> list[BackgroundTask]:
         """Cancel what runs; gives the tasks to wait for."""
         self._timer.stop()
         return self._background.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from qgis.core import Qgis, QgsCategorizedSymbolRenderer, QgsMapLayer, QgsProject, QgsTask, QgsVectorLayer
+from qgis.core import Qgis, QgsCategorizedSymbolRenderer, QgsMapLayer, QgsProject, QgsVectorLayer
 from qgis.gui import QgsMapLayerComboBox
 from qgis.PyQt.QtCore import Qt, QTimer, pyqtSignal
 from qgis.PyQt.QtWidgets import (
@@ -101,7 +101,7 @@ class ResultsPanel(QWidget):
             self._open(layer)
         self.layers.setLayer(layer)
 
-    def close_down(self) -> list[QgsTask]:
+    def close_down(self) -> list[BackgroundTask]:
         """Let go of the project and cancel what runs; gives the tasks to wait for."""
         self._timer.stop()
         project = QgsProject.instance()
@@ -111,7 +111,7 @@ class ResultsPanel(QWidget):
 
     def _build(self) -> None:
         self.layers = QgsMapLayerComboBox()
-        self.layers.setFilters(Qgis.LayerFilter.VectorLayer)
+        self.layers.setFilters(Qgis.LayerFilters(Qgis.LayerFilter.VectorLayer))
         self.layers.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
         self.debiased, self.plain = QRadioButton("De-biased"), QRadioButton("Plain LoRA")
@@ -121,11 +121,11 @@ class ResultsPanel(QWidget):
         self._choice.addButton(self.debiased, 0)
         self._choice.addButton(self.plain, 1)
         self._choice.idToggled.connect(self._toggle)
-        self.run_plain = QPushButton("Run it too")
+        self.run_plain = QPushButton("Run the plain LoRA too")
         self.run_plain.setToolTip("Find the objects of the plain LoRA as well, as a second layer to compare with")
         self.run_plain.clicked.connect(lambda: self.plainWanted.emit(self._sides[0].layer))
         choice = QHBoxLayout()
-        for widget in (self.debiased, self.plain, self.run_plain):
+        for widget in (self.debiased, self.plain):
             choice.addWidget(widget)
         choice.addStretch()
 
@@ -144,6 +144,7 @@ class ResultsPanel(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         form.addRow("Result", self.layers)
         form.addRow("Show", choice)
+        form.addRow("", self.run_plain)
         form.addRow("Least score", score)
 
         self.hint = QLabel()

@@ -15,7 +15,6 @@ from qgis.core import (
     QgsProcessingParameterDefinition,
     QgsProject,
     QgsReferencedRectangle,
-    QgsTask,
 )
 from qgis.gui import QgsCollapsibleGroupBox, QgsFileWidget, QgsMapLayerComboBox
 from qgis.PyQt.QtCore import pyqtSignal
@@ -35,6 +34,7 @@ from qgis.PyQt.QtWidgets import (
 from .. import settings
 from .model import CLASSIFICATION, DETECTION, Model
 from .picker import ModelPicker
+from .tasks import BackgroundTask
 
 PROVIDER = "debias"
 WHOLE, VISIBLE, POLYGONS = range(3)
@@ -119,15 +119,15 @@ class RunPanel(QScrollArea):
 
     def _build_inputs(self) -> None:
         self.image = QgsMapLayerComboBox()
-        self.image.setFilters(Qgis.LayerFilter.RasterLayer)
+        self.image.setFilters(Qgis.LayerFilters(Qgis.LayerFilter.RasterLayer))
         self.area = QComboBox()
         self.area.addItems(["Whole image", "What the map shows", "Polygons of a layer"])
         self.polygons = QgsMapLayerComboBox()
-        self.polygons.setFilters(Qgis.LayerFilter.PolygonLayer)
+        self.polygons.setFilters(Qgis.LayerFilters(Qgis.LayerFilter.PolygonLayer))
         self.picker = ModelPicker()
         self.task = QComboBox()
         self.features = QgsMapLayerComboBox()
-        self.features.setFilters(Qgis.LayerFilter.PolygonLayer | Qgis.LayerFilter.PointLayer)
+        self.features.setFilters(Qgis.LayerFilters(Qgis.LayerFilter.PolygonLayer | Qgis.LayerFilter.PointLayer))
         _wide(self.image, self.area, self.polygons, self.task, self.features)
         for name, widget in (
             ("Image", self.image), ("Area", self.area), ("Polygons", self.polygons), ("Model", self.picker),
@@ -223,7 +223,7 @@ class RunPanel(QScrollArea):
             parameters["AREA"] = _id(self.polygons)
         return parameters
 
-    def close_down(self) -> list[QgsTask]:
+    def close_down(self) -> list[BackgroundTask]:
         """Cancel what runs; gives the tasks to wait for."""
         return self.picker.close_down()
 

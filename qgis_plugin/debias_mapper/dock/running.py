@@ -15,11 +15,10 @@ from qgis.core import (
     QgsProcessingFeedback,
     QgsProcessingUtils,
     QgsProject,
-    QgsTask,
 )
 from qgis.PyQt.QtCore import QObject, pyqtSignal
 
-from .tasks import over
+from .tasks import QgisTask
 
 
 class Feedback(QgsProcessingFeedback):
@@ -118,23 +117,24 @@ class Runner(QObject):
             self.ended.emit(Ended(sentence=refusal))
             return
         run.task.executed.connect(self._executed)
+        # The task uses context and feedback until QGIS deletes it, which may be after the plugin is unloaded.
+        run.task.destroyed.connect(lambda: run.let_go())
         QgsApplication.taskManager().addTask(run.task)
 
     def cancel(self) -> None:
         """Stop the run; nothing happens without one."""
         if self._run is not None:
             self._run.feedback.cancel()
-            if not over(self._run.task):
-                self._run.task.cancel()
+            QgisTask(self._run.task).cancel()
 
-    def close_down(self) -> list[QgsTask]:
+    def close_down(self) -> list[QgisTask]:
         """Cancel the run; gives the task to wait for."""
         QgsProject.instance().cleared.disconnect(self.cancel)
         if self._run is None:
             return []
         self._run.task.executed.disconnect(self._executed)
         self.cancel()
-        return [self._run.task]
+        return [QgisTask(self._run.task)]
 
     def _executed(self, successful: bool, results: Mapping[str, Any]) -> None:
         run, self._run = self._run, None
@@ -172,6 +172,10 @@ class _Run:
         if self.task.isCanceled():  # what its preparation refused
             return self.feedback.errors[-1] if self.feedback.errors else "The run could not be prepared."
         return ""
+
+    def let_go(self) -> None:
+        """The task is no more."""
+        self.task = None
 
     def load(self) -> dict[str, QgsMapLayer]:
         """Put the results into the project, in the way of the toolbox."""
