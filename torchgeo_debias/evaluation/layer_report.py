@@ -223,13 +223,16 @@ def _object_table(scores: DetectionScores, raw: DetectionScores | None) -> Cells
 
 
 def _found_means(found: FoundScores, raw: FoundScores | None) -> Cells:
-    rows = [
-        [f"{measure.replace('f1', 'F1')} {key}", percent(values[key])]
-        + ([] if raw is None else _change(raw.means[measure][key], values[key]))
-        for measure, values in found.means.items()
-        for key in (*GROUPS, "macro", "overall")
-    ]
-    return ("Measure", "Value") if raw is None else ("Measure", "Value", NAMES[0], "Change"), rows
+    rows = []
+    for measure, values in found.means.items():
+        for key in (*GROUPS, "macro", "overall"):
+            name, value = f"{measure.replace('f1', 'F1')} {key}", values[key]
+            if raw is None:
+                rows.append([name, percent(value)])
+            else:
+                old = raw.means[measure][key]
+                rows.append([name, percent(old), percent(value), points(old, value)])
+    return ("Measure", "Value") if raw is None else ("Measure", *NAMES, "Change"), rows
 
 
 def _found_table(found: FoundScores, raw: FoundScores | None) -> Cells:
