@@ -64,6 +64,7 @@ def write_labels(path: Path, counts: dict[str, int], crs: str = CRS, shift: floa
         (["--data", "{data}", "--labels", "{labels}"], "--labels has no meaning with --data"),
         (["--data", "{data}", "--window", "64"], "--window has no meaning with --data"),
         (["--data", "{data}", "--background", "3"], "--background has no meaning with --data"),
+        (["--data", "{data}", "--area", "0,0,1,1"], "--area has no meaning with --data"),
         (["--data", "{data}", "--nodata", "0"], "--nodata has no meaning with --data"),
         (["--data", "{data}", "--method", "magic"], "method must be one of probe, probe-la, lora"),
         (["--data", "{data}", "--backbone", "resnet1"], "Unknown backbone 'resnet1'"),

@@ -150,6 +150,19 @@ def test_imbalance_thins_the_classes_out(run: Run, tiny_weights: Path, tmp_path:
     assert {c["group"]: c["count"] for c in found["classes"]} == {"head": 16, "middle": 8, "tail": 4}
 
 
+def test_objects_outside_an_area_do_not_teach(run: Run, tiny_scene: Scene, tiny_weights: Path, tmp_path: Path) -> None:
+    labels = gpd.read_file(tiny_scene.labels)
+    left, bottom, right, top = labels.total_bounds
+    middle = (left + right) / 2
+    found = run(
+        "train", "--raster", tiny_scene.raster, "--labels", tiny_scene.labels, "--class-field", "class",
+        "--area", f"{left},{bottom},{middle},{top}", "--method", "probe", "--out", tmp_path / "model",
+        *train_options(tiny_weights), "--json",
+    ).json  # fmt: skip
+    x0, _, x1, _ = labels.bounds.to_numpy().T
+    assert 0 < sum(entry["count"] for entry in found["classes"]) == ((x0 + x1) / 2 <= middle).sum() < len(labels)
+
+
 def test_train_on_a_raster_with_labels(run: Run, tiny_scene: Scene, tiny_weights: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     result = run(

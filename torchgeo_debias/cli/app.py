@@ -25,6 +25,7 @@ from torchgeo_debias.cli.options import (
     HeldReport,
     HoldOut,
     Json,
+    LabelArea,
     LayerFormat,
     LayerOut,
     Model,
@@ -90,6 +91,7 @@ def train(
         float | None, typer.Option(help="Context around a fitted object, share of its longest side; default 0.25.")
     ] = None,
     background: Annotated[int, typer.Option(help="Chips of background to add to the labelled objects.", min=0)] = 0,
+    area: LabelArea = None,
     crop: Annotated[int | None, typer.Option(help="Centre crop of scene images before resizing, pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Chips a training step.")] = None,
@@ -130,7 +132,7 @@ def train(
         part = training_chips(
             data=data, rasters=raster, labels=labels, class_field=class_field, imbalance=imbalance, seed=settings.seed,
             chip_size=chip_size, window=window, window_unit=window_unit, margin=margin, background=background,
-            crop=crop, bands=bands, nodata=nodata, hold_out=hold_out, progress=progress,
+            area=area, crop=crop, bands=bands, nodata=nodata, hold_out=hold_out, progress=progress,
         )  # fmt: skip
         trained = run(part.chips, settings, progress=progress, checkpoints=checkpoints, provenance=part.facts)
         trained.package.save(out)

@@ -21,6 +21,7 @@ from torchgeo_debias.cli.options import (
     HeldReport,
     HoldOut,
     Json,
+    LabelArea,
     LayerFormat,
     LayerOut,
     Model,
@@ -49,10 +50,6 @@ Labels = Annotated[
 Names = Annotated[str | None, typer.Option(help="YOLO classes: a file with a name a line, a data.yaml, or a,b,c.")]
 LabelledRasters = Annotated[
     list[Path] | None, typer.Option("--raster", help="Labelled raster; may be given several times.")
-]
-LabelArea = Annotated[
-    str | None,
-    typer.Option("--area", help="Where labels are complete: polygon layer, or left,bottom,right,top."),
 ]
 Block = Annotated[
     float | None, typer.Option(help="Split rasters into pieces of ground with this side, in units of their CRS.")

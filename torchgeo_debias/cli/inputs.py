@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from torchgeo_debias.cli.bands import band_numbers, parse_bands
+from torchgeo_debias.cli.objects import outline
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.folders import TEST_SHARE, has_splits, list_sources, read_folder
 from torchgeo_debias.data.layers import chips_from_layer
@@ -78,6 +79,7 @@ def training_chips(
     window_unit: str | None,
     margin: float | None,
     background: int,
+    area: str | None,
     crop: int | None,
     bands: str | None,
     nodata: float | None,
@@ -97,6 +99,7 @@ def training_chips(
             "--window-unit": window_unit,
             "--margin": margin,
             "--background": background or None,
+            "--area": area,
             "--nodata": nodata,
         }
     )
@@ -115,7 +118,8 @@ def training_chips(
             spec = replace(spec, margin=margin)
         chips = chips_from_layer(
             list(rasters or ()), labels, class_field, spec,
-            bands=parse_bands(bands), nodata=nodata, background=background, seed=seed, progress=progress,
+            bands=parse_bands(bands), nodata=nodata, background=background, seed=seed,
+            area=outline(area, next(iter(rasters or ()))), progress=progress,
         )  # fmt: skip
         facts = {"data": ", ".join(path.name for path in rasters or ()), "labels": labels.name}
         part = _apart(TrainingChips(chips, facts), hold_out, seed)

@@ -77,7 +77,7 @@ class Labelled:
         rasters = list(self.rasters or ())
         return objects_from_layer(
             rasters, self.labels, self.class_field, oriented=oriented, bands=parse_bands(self.bands),
-            nodata=self.nodata, block=self.block, area=_outline(self.area, rasters[0]), names=classes,
+            nodata=self.nodata, block=self.block, area=outline(self.area, rasters[0]), names=classes,
             progress=progress,
         )  # fmt: skip
 
@@ -161,7 +161,7 @@ def _names(text: str) -> Path | list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _outline(area: str | None, raster: Path) -> shapely.Geometry | None:
+def outline(area: str | None, raster: Path) -> shapely.Geometry | None:
     """The area of the labels in the CRS of the first raster, all of it: others may lie elsewhere."""
     wanted = parse_area(area)
     if wanted is None:

@@ -23,6 +23,10 @@ Stretch = Annotated[str | None, typer.Option(help="Amplitude stretch for SAR: no
 Pretrained = Annotated[str | None, typer.Option(help=WEIGHTS_HELP, show_default="auto")]
 Checkpoints = Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")]
 
+LabelArea = Annotated[
+    str | None,
+    typer.Option("--area", help="Where labels are complete: polygon layer, or left,bottom,right,top."),
+]
 HoldOut = Annotated[
     float | None, typer.Option(help="Share of each class to keep for a test, which is scored after the training.")
 ]
