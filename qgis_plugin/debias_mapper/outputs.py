@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from qgis.core import (
+    QgsCoordinateTransformContext,
     QgsFeature,
     QgsFeatureSink,
     QgsField,
@@ -24,7 +25,8 @@ from qgis.core import (
     QgsProcessingException,
     QgsProcessingFeedback,
     QgsProcessingLayerPostProcessorInterface,
-    QgsRasterLayer,
+    QgsProviderRegistry,
+    QgsProviderSublayerDetails,
     QgsVectorLayer,
 )
 from qgis.PyQt.QtCore import QDateTime
@@ -184,7 +186,7 @@ def describe_model(path: str) -> dict[str, str]:
         info = json.loads(content)
         known = {"model_digest": hashlib.sha256(content).hexdigest()}
         known["model_method"] = str(info["method"]["method"])
-        known["model_library"] = str(info["provenance"]["versions"]["torchgeo_debias"])
+        known["model_library"] = str(info["provenance"]["versions"]["torchgeo-debias"])
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
         return {}
     return known
@@ -249,11 +251,12 @@ class Dress:
 
     def store(self) -> None:
         """Put style and metadata beside a result that is a file, so that it looks the same whenever it is opened."""
-        if not os.path.exists(self.destination.partition("|")[0]):
+        layers = QgsProviderRegistry.instance().querySublayers(self.destination)
+        if not layers or not os.path.exists(self.destination.partition("|")[0]):
             return
-        raster = self.destination.lower().endswith((".tif", ".tiff"))
-        layer = QgsRasterLayer(self.destination) if raster else QgsVectorLayer(self.destination, "", "ogr")
-        if not layer.isValid():
+        # With the name of the layer in it: under another address a GeoPackage takes no metadata.
+        layer = layers[0].toLayer(QgsProviderSublayerDetails.LayerOptions(QgsCoordinateTransformContext()))
+        if layer is None or not layer.isValid():
             return
         dress(layer, self.qml, self.metadata)
         layer.saveDefaultMetadata()

@@ -113,13 +113,11 @@ class Raster:
                 f"{size[0]} x {size[1]} pixels of the map service {self.name} are too many: choose a smaller area or "
                 "larger pixels."
             )
-        pixels = os.path.join(folder, _PIXELS)
-        _export(self._provider, pixels, window, size, self.crs, context, feedback)
-        if rendered:
-            return pixels
-        described = os.path.join(folder, "raster.vrt")
-        _describe(self._provider, described, window, size, self.crs)
-        return described
+        pixels, described = os.path.join(folder, _PIXELS), os.path.join(folder, "raster.vrt")
+        if not rendered:
+            _describe(self._provider, described, window, size, self.crs)
+        _export(self._provider.clone(), pixels, window, size, self.crs, context, feedback)
+        return pixels if rendered else described
 
     def _window(self, bounds: QgsRectangle | None, pixel_size: float | None) -> tuple[QgsRectangle, tuple[int, int]]:
         """The part to export, on the layer's own pixels where it has some, with its columns and rows."""
@@ -161,7 +159,7 @@ def _export(
     context: QgsProcessingContext,
     feedback: QgsProcessingFeedback,
 ) -> None:
-    """Write pixels as they are, those of a map service as red, green, blue and alpha."""
+    """Write pixels as they are, those of a map service as red, green, blue and alpha; consumes the provider."""
     pipe = QgsRasterPipe()
     if not pipe.set(provider):
         raise QgsProcessingException("The raster cannot be exported: its source gives no pixels.")
@@ -187,7 +185,7 @@ def _describe(
     size: tuple[int, int],
     crs: QgsCoordinateReferenceSystem,
 ) -> None:
-    """Write a virtual raster around the exported pixels that knows what QGIS does not export: alpha and band names.
+    """Write a virtual raster around pixels to be exported that knows what QGIS does not export: alpha and band names.
 
     https://gdal.org/drivers/raster/vrt.html
     """

@@ -1,0 +1,251 @@
+"""The algorithms that make maps: the same as the library's own command, styled, and told where it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ran, Sample, library, opened, pixels, rows, run
+from qgis.core import (
+    QgsCategorizedSymbolRenderer,
+    QgsPalettedRasterRenderer,
+    QgsProcessingException,
+    QgsProject,
+    QgsRasterLayer,
+    QgsVectorLayer,
+)
+
+EXTENT = "500060,500190,5399800,5399930 [EPSG:32633]"
+BOUNDS = "500060.0,5399800.0,500190.0,5399930.0"
+
+
+def classifier(sample: Sample, **further: Any) -> dict[str, Any]:
+    return {"INPUT": sample.scene, "MODEL": sample.classifier, "WEIGHTS": sample.weights, **further}
+
+
+def detector(sample: Sample, **further: Any) -> dict[str, Any]:
+    return {
+        "INPUT": sample.scene, "MODEL": sample.detector, "WEIGHTS": sample.weights, "MIN_SCORE": 0.05, **further,
+    }  # fmt: skip
+
+
+def command(model: str, sample: Sample, *further: object) -> tuple[object, ...]:
+    return ("--model", model, "--weights", sample.weights, *further)
+
+
+def check_counts(ran: Ran, said: dict[str, Any]) -> None:
+    assert json.loads(ran.results["COUNTS"]) == said["counts"]
+    assert ran.results["COUNT"] == sum(said["counts"].values()) > 0
+
+
+def test_objects_are_those_of_the_command(sample: Sample, tmp_path: Path) -> None:
+    out = str(tmp_path / "objects.gpkg")
+    ran = run("detect", **detector(sample, EXTENT=EXTENT, OUTPUT=out))
+    words = command(sample.detector, sample, "--min-score", 0.05, "--area", BOUNDS, "--out", tmp_path / "own.gpkg")
+    said = library("detect", sample.scene, *words)
+    assert rows(opened(out)) == rows(opened(tmp_path / "own.gpkg"))
+    names = {field.name() for field in opened(out).fields()}
+    assert {"class", "class_id", "score", "group", "angle", "length", "width", "cut"} <= names
+    check_counts(ran, said)
+
+
+def test_tiles_are_those_of_the_command_for_polygons_in_another_crs(sample: Sample, tmp_path: Path) -> None:
+    area = QgsVectorLayer("Polygon?crs=EPSG:3857", "area", "memory")
+    from qgis.core import QgsCoordinateReferenceSystem, QgsCoordinateTransform, QgsFeature, QgsGeometry, QgsRectangle
+
+    shape = QgsGeometry.fromRect(QgsRectangle(500060, 5399800, 500190, 5399930))
+    move = QgsCoordinateTransform(
+        QgsCoordinateReferenceSystem("EPSG:32633"), area.crs(), QgsProject.instance().transformContext()
+    )
+    shape.transform(move)
+    feature = QgsFeature()
+    feature.setGeometry(shape)
+    area.dataProvider().addFeatures([feature])
+    ran = run("classify_tiles", **classifier(sample, AREA=area, OVERLAP=0.5, OUTPUT="TEMPORARY_OUTPUT"))
+    words = command(sample.classifier, sample, "--overlap", 0.5, "--area", BOUNDS, "--out", tmp_path / "own.gpkg")
+    said = library("classify", sample.scene, *words)
+    assert rows(ran.layer()) == rows(opened(tmp_path / "own.gpkg"))
+    assert {"class_raw", "score_raw"} <= {field.name() for field in ran.layer().fields()}
+    check_counts(ran, said)
+
+
+@pytest.mark.parametrize("shape", ["points", "regions"])
+def test_shapes_of_tiles_are_those_of_the_command(sample: Sample, tmp_path: Path, shape: str) -> None:
+    ran = run("classify_tiles", **classifier(sample, SHAPE=shape, MIN_SCORE=0.4, OUTPUT="TEMPORARY_OUTPUT"))
+    words = command(sample.classifier, sample, "--shape", shape, "--min-score", 0.4, "--out", tmp_path / "own.gpkg")
+    library("classify", sample.scene, *words)
+    assert rows(ran.layer()) == rows(opened(tmp_path / "own.gpkg"))
+
+
+def test_rasters_are_those_of_the_command(sample: Sample, tmp_path: Path) -> None:
+    classes, scores = str(tmp_path / "classes.tif"), str(tmp_path / "scores.tif")
+    ran = run("classify_pixels", **classifier(sample, EXTENT=EXTENT, OVERLAP=0, OUTPUT=classes, SCORES=scores))
+    own = tmp_path / "own.tif", tmp_path / "own_scores.tif"
+    words = command(sample.classifier, sample, "--area", BOUNDS, "--map", own[0], "--scores", own[1])
+    check_counts(ran, library("classify", sample.scene, *words))
+    assert pixels(classes) == pixels(own[0])
+    assert pixels(scores) == pixels(own[1])
+    layer = QgsRasterLayer(classes)
+    renderer = layer.renderer()
+    assert isinstance(renderer, QgsPalettedRasterRenderer)
+    assert [entry.label for entry in renderer.classes()][:3] == ["blue", "green", "red"]
+    layer.loadDefaultMetadata()
+    assert layer.metadata().history()[0].endswith(ran.feedback.commands[0])
+
+
+def test_rasters_of_other_formats_are_refused_before_anything_runs(sample: Sample, tmp_path: Path) -> None:
+    with pytest.raises(QgsProcessingException, match=r"ends in \.tif"):
+        run("classify_pixels", **classifier(sample, OUTPUT=str(tmp_path / "classes.img")))
+
+
+def test_features_keep_all_they_have_and_gain_what_the_command_says(sample: Sample, tmp_path: Path) -> None:
+    source = QgsVectorLayer("PolygonZ?crs=EPSG:32633&field=Class:string&field=tags:string[]", "footprints", "memory")
+    from qgis.core import QgsFeature, QgsGeometry
+
+    features = []
+    for number, wkt in enumerate(
+        ("POLYGON Z((500010 5399980 7,500030 5399980 7,500030 5399990 7,500010 5399980 7))", "",
+         "POLYGON Z((500070 5399900 1,500090 5399900 2,500090 5399920 3,500070 5399900 1))",
+         "POLYGON Z((0 0 0,1 0 0,1 1 0,0 0 0))"),
+    ):  # fmt: skip
+        feature = QgsFeature(source.fields())
+        feature.setAttributes([f"mine {number}", [str(number), "x"]])
+        feature.setGeometry(QgsGeometry.fromWkt(wkt))
+        features.append(feature)
+    source.dataProvider().addFeatures(features)
+    ran = run("classify_features", **classifier(sample, FEATURES=source, OUTPUT="TEMPORARY_OUTPUT"))
+    result = list(ran.layer().getFeatures())
+    assert [each["Class_label"] for each in result] == ["mine 0", "mine 2", "mine 3"]
+    assert result[0]["tags"] == ["0", "x"]
+    assert [each.geometry().asWkt() for each in result] == [features[i].geometry().asWkt() for i in (0, 2, 3)]
+    assert result[2]["class"] is None or result[2]["class"].isNull()
+    source.dataProvider().deleteAttributes([1])
+    library_input = tmp_path / "footprints.gpkg"
+    from qgis.core import QgsVectorFileWriter
+
+    options = QgsVectorFileWriter.SaveVectorOptions()
+    QgsVectorFileWriter.writeAsVectorFormatV3(
+        source, str(library_input), QgsProject.instance().transformContext(), options
+    )
+    own = tmp_path / "own.gpkg"
+    library("classify-features", sample.scene, library_input, *command(sample.classifier, sample, "--out", own))
+    names = ["class", "class_id", "score", "group", "class_raw", "score_raw", "Class_label"]
+    ours = [[str(each[name]) for name in names] for each in result]
+    theirs = [[str(each[name]) for name in names] for each in opened(own).getFeatures() if each.hasGeometry()]
+    assert ours == theirs
+
+
+def test_an_area_chooses_among_features(sample: Sample) -> None:
+    ran = run(
+        "classify_features", **classifier(sample, FEATURES=sample.labels, EXTENT=EXTENT, OUTPUT="TEMPORARY_OUTPUT")
+    )
+    from qgis.core import QgsRectangle
+
+    area = QgsRectangle(500060, 5399800, 500190, 5399930)
+    inside = [each["number"] for each in opened(sample.labels).getFeatures() if each.geometry().intersects(area)]
+    assert [each["number"] for each in ran.layer().getFeatures()] == inside
+    assert 0 < len(inside) < 64
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_outlines_are_those_of_the_command(sample: Sample, tmp_path: Path, boxes: bool) -> None:
+    sam = {"INPUT": sample.scene, "SAM_CHECKPOINT": sample.sam, "TILE_SIZE": 64, "OUTPUT": "TEMPORARY_OUTPUT"}
+    words = ["--sam-checkpoint", sample.sam, "--tile-size", 64, "--out", tmp_path / "own.gpkg"]
+    if boxes:
+        ran = run("segment", **sam, BOXES=sample.labels)
+        said = library("segment", sample.scene, *words, "--boxes", sample.labels)
+    else:
+        few = {"POINTS": 2, "MIN_PIXELS": 1, "MODEL": sample.classifier, "WEIGHTS": sample.weights}
+        ran = run("segment", **sam, **few, EXTENT=EXTENT)
+        few_words = [*command(sample.classifier, sample), "--points", 2, "--min-pixels", 1, "--area", BOUNDS]
+        said = library("segment", sample.scene, *words, *few_words)
+    assert rows(ran.layer()) == rows(opened(tmp_path / "own.gpkg"))
+    assert json.loads(ran.results["COUNTS"]) == said["counts"]
+
+
+def test_results_have_the_colours_of_their_classes_and_know_their_origin(sample: Sample, tmp_path: Path) -> None:
+    for name, part in (("objects.gpkg", "|layername=objects"), ("objects.shp", "")):
+        out = str(tmp_path / name)
+        ran = run("detect", **detector(sample, OUTPUT=out))
+        layer = QgsVectorLayer(out + part, "again", "ogr")
+        renderer = layer.renderer()
+        assert isinstance(renderer, QgsCategorizedSymbolRenderer), name
+        assert renderer.classAttribute() == "class"
+        assert {category.value() for category in renderer.categories()} == {"red", "green", "blue"}
+        layer.loadDefaultMetadata()  # files beside a layer are read on demand
+        known = layer.metadata().keywords()
+        assert len(known["debias:model_digest"][0]) == 64
+        assert known["debias:command"] == ran.feedback.commands
+        assert known["debias:model_method"] == ["deblora"]
+        assert "--min-score 0.05" in layer.metadata().abstract()
+
+
+def test_a_result_that_qgis_loads_is_dressed(sample: Sample) -> None:
+    from qgis.core import QgsProcessingOutputLayerDefinition
+
+    target = QgsProcessingOutputLayerDefinition("TEMPORARY_OUTPUT", QgsProject.instance())
+    ran = run("detect", **detector(sample, OUTPUT=target))
+    (destination,) = ran.context.layersToLoadOnCompletion()
+    layer = ran.context.takeResultLayer(destination)
+    details = ran.context.layerToLoadOnCompletionDetails(destination)
+    details.postProcessor().postProcessLayer(layer, ran.context, ran.feedback)
+    assert isinstance(layer.renderer(), QgsCategorizedSymbolRenderer)
+    assert layer.metadata().keywords("debias:model_digest")
+
+
+def test_a_map_without_any_object_is_an_empty_styled_layer(sample: Sample, tmp_path: Path) -> None:
+    out = str(tmp_path / "none.gpkg")
+    ran = run("detect", **detector(sample, MIN_SCORE=1, OUTPUT=out))
+    assert (ran.results["COUNT"], opened(out).featureCount()) == (0, 0)
+    assert isinstance(opened(out).renderer(), QgsCategorizedSymbolRenderer)
+    assert "angle" in {field.name() for field in opened(out).fields()}
+
+
+def test_bands_are_those_that_were_picked_in_their_order(sample: Sample, tmp_path: Path) -> None:
+    ran = run("classify_tiles", **classifier(sample, INPUT=sample.five, BANDS=[3, 5, 1], OUTPUT="TEMPORARY_OUTPUT"))
+    words = command(sample.classifier, sample, "--out", tmp_path / "own.gpkg")
+    library("classify", sample.scene, *words)  # the bands 3, 5, 1 are its red, green, blue
+    assert rows(ran.layer()) == rows(opened(tmp_path / "own.gpkg"))
+    with pytest.raises(QgsProcessingException, match="gives 1 bands"):
+        run("classify_tiles", **classifier(sample, BANDS=[2], OUTPUT="TEMPORARY_OUTPUT"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"MODEL": "/nowhere/model.tgd"}, "No model package at /nowhere/model.tgd"),
+        ({"MODEL": "scene"}, "is no model package|is not a model package|damaged"),
+        ({"MODEL": "detector"}, "is for detection, not for classification"),
+        ({"INPUT": "/nowhere/scene.tif"}, "Could not load source layer for INPUT"),
+        ({"EXTENT": EXTENT, "AREA": "labels"}, "There are two areas"),
+        ({"EXTENT": "0,1,0,1 [EPSG:32633]"}, "area"),
+        ({"PRECISION": "8"}, "PRECISION"),
+        ({"OUTPUT": "/nowhere/at/all/x.gpkg"}, "/nowhere"),
+    ],
+)
+def test_what_cannot_be_ends_with_a_sentence(sample: Sample, change: dict[str, Any], sentence: str) -> None:
+    given = {name: getattr(sample, value) if value.isalpha() else value for name, value in change.items()}
+    with pytest.raises(QgsProcessingException, match=sentence):
+        run("classify_tiles", **{**classifier(sample, OUTPUT="TEMPORARY_OUTPUT"), **given})
+
+
+def test_a_package_that_is_a_folder_is_found_by_the_file_in_it(sample: Sample, tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(sample.classifier) as archive:
+        archive.extractall(tmp_path / "model")
+    for path in (tmp_path / "model", tmp_path / "model" / "model.json"):
+        assert run("classify_tiles", **classifier(sample, MODEL=str(path), OUTPUT="TEMPORARY_OUTPUT")).results["COUNT"]
+
+
+def test_nothing_temporary_stays(sample: Sample) -> None:
+    from qgis.core import QgsProcessingUtils
+
+    folder = Path(QgsProcessingUtils.tempFolder())
+    before = set(folder.glob("debias_*"))
+    run("detect", **detector(sample, EXTENT=EXTENT, OUTPUT="TEMPORARY_OUTPUT"))
+    with pytest.raises(QgsProcessingException):
+        run("detect", **detector(sample, MODEL=sample.classifier, OUTPUT="TEMPORARY_OUTPUT"))
+    assert set(folder.glob("debias_*")) == before
