@@ -409,7 +409,7 @@ def test_layers_that_cannot_be_compared_are_refused(
         ({"how": "pixels"}, "by features or objects; received 'pixels'"),
         ({"min_score": math.nan}, "must be a number"),
         ({"how": "objects", "iou": 0.0}, "received 0.0"),
-        ({"area": (1, 0, 0, 1)}, "left, bottom, right, top"),
+        ({"area": (1, 0, 0, 1)}, "left, bottom, right, top in the CRS of the reference"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], sentence: str) -> None:

@@ -246,7 +246,7 @@ def _extent(frame: gpd.GeoDataFrame) -> str:
 
 
 def _outline(area: AreaLike, given: CRS, crs: CRS) -> shapely.Geometry:
-    geometry, own = read_area(area)
+    geometry, own = read_area(area, "reference")
     series = gpd.GeoSeries([geometry], crs=given if own is None else own)
     if series.crs != crs:
         left, bottom, right, top = series.total_bounds

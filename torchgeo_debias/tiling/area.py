@@ -156,12 +156,12 @@ def in_memory(area: AreaLike) -> AreaLike:
     return _read_layer(Path(area)) if isinstance(area, str | Path) else area
 
 
-def read_area(area: AreaLike) -> tuple[Any, Any]:
-    """The area as one geometry, and its CRS, None where that is the raster's; errors as in :meth:`Area.of`."""
+def read_area(area: AreaLike, of: str = "raster") -> tuple[Any, Any]:
+    """The area as one geometry, and its CRS, None where that is the one ``of`` the data; errors as in :meth:`Area.of`."""
     if not isinstance(area, str | Path | gpd.GeoDataFrame):
         if len(area) != 4 or not np.isfinite(area).all() or area[0] >= area[2] or area[1] >= area[3]:
             raise ConfigError(
-                f"An area of bounds needs left, bottom, right, top in the CRS of the raster; received {_name(area)}."
+                f"An area of bounds needs left, bottom, right, top in the CRS of the {of}; received {_name(area)}."
             )
         return shapely.box(*area), None
     frame = area if isinstance(area, gpd.GeoDataFrame) else _read_layer(Path(area))
