@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchgeo_debias.progress import Progress
@@ -72,10 +72,12 @@ def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda some: st.lists(some) | st.dictionaries(st.text(), some),
+    max_leaves=8,
 )
 
 
-@given(st.dictionaries(st.text(), anything))
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(), anything, max_size=4))
 def test_every_answer_is_one_line_that_reads_back_as_it_was(result: dict[str, Any]) -> None:
     message = messages.done(1, result)
     line = messages.to_line(message)

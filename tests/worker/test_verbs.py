@@ -98,12 +98,22 @@ def test_classify(both: Both, tiny_scene: Scene, tiny_model: Path, tiny_weights:
         assert first == second
 
 
-def test_classify_features(both: Both, tiny_scene: Scene, tiny_model: Path, tiny_weights: Path) -> None:
+def test_classify_features_and_evaluate_layer(
+    both: Both, tiny_scene: Scene, tiny_model: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
     inputs = (tiny_scene.raster, tiny_scene.footprints, "--out", "{out}/objects.gpkg")
     shell, worker = both.results("classify-features", *inputs, *map_options(tiny_model, tiny_weights))
     assert shell == worker
     one, two = both.layers("objects.gpkg")
     assert one.equals(two)
+
+    truth = gpd.read_file(tiny_scene.footprints)
+    truth["kind"] = (list(tiny.COUNTS) * len(truth))[: len(truth)]
+    truth.to_file(tmp_path / "truth.gpkg")
+    layers = ("{out}/objects.gpkg", tmp_path / "truth.gpkg", "--class-field", "kind")
+    shell, worker = both.results("evaluate-layer", *layers)
+    assert shell == worker
+    assert worker["features"] == len(truth)
 
 
 def test_detectors(
