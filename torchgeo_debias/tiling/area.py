@@ -157,7 +157,7 @@ def in_memory(area: AreaLike) -> AreaLike:
 
 
 def read_area(area: AreaLike, of: str = "raster") -> tuple[Any, Any]:
-    """The area as one geometry, and its CRS, None where that is the one ``of`` the data; errors as in :meth:`Area.of`."""
+    """The area as one geometry, and its CRS, None where it is the one ``of`` the data; errors as in :meth:`Area.of`."""
     if not isinstance(area, str | Path | gpd.GeoDataFrame):
         if len(area) != 4 or not np.isfinite(area).all() or area[0] >= area[2] or area[1] >= area[3]:
             raise ConfigError(
