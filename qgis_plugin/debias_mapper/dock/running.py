@@ -117,8 +117,6 @@ class Runner(QObject):
             self.ended.emit(Ended(sentence=refusal))
             return
         run.task.executed.connect(self._executed)
-        # The task uses context and feedback until QGIS deletes it, which may be after the plugin is unloaded.
-        run.task.destroyed.connect(lambda: run.let_go())
         QgsApplication.taskManager().addTask(run.task)
 
     def cancel(self) -> None:
@@ -172,10 +170,6 @@ class _Run:
         if self.task.isCanceled():  # what its preparation refused
             return self.feedback.errors[-1] if self.feedback.errors else "The run could not be prepared."
         return ""
-
-    def let_go(self) -> None:
-        """The task is no more."""
-        self.task = None
 
     def load(self) -> dict[str, QgsMapLayer]:
         """Put the results into the project, in the way of the toolbox."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from qgis.core import QgsTask
 from qgis.PyQt import sip
-from qgis.PyQt.QtCore import QObject, pyqtSignal
+from qgis.PyQt.QtCore import QCoreApplication, QObject, pyqtSignal
 
 from ..runtime.client import Cancelled
 from ..runtime.installing import SetupCancelled
@@ -136,13 +136,20 @@ class QgisTask:
         self._task = task
 
     def is_over(self) -> bool:
-        """Whether it has ended; QGIS deletes it then."""
+        """Whether QGIS has seen its end.
+
+        QGIS sees it in the main thread, by an event of the task that is delivered here: until then it uses context and
+        feedback of the run, which go with the plugin.
+        """
+        if sip.isdeleted(self._task):
+            return True
+        QCoreApplication.sendPostedEvents(self._task, 0)
         ends = (QgsTask.TaskStatus.Complete, QgsTask.TaskStatus.Terminated)
         return bool(sip.isdeleted(self._task)) or self._task.status() in ends
 
     def cancel(self) -> None:
         """Ask it to end."""
-        if not self.is_over():
+        if not sip.isdeleted(self._task):
             self._task.cancel()
 
 
