@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.evaluation.detection_report import detector_report
     from torchgeo_debias.evaluation.distances import ClassDistances, class_distances
     from torchgeo_debias.evaluation.figures import class_bars, confusion_matrix, feature_plot, group_bars, map_picture
+    from torchgeo_debias.evaluation.found import FoundScores, found_scores
     from torchgeo_debias.evaluation.metrics import Interval, Scores, compare, confusion, score, summarise
     from torchgeo_debias.evaluation.report import Card, Section, comparison_report, training_report, write_report
 
@@ -33,6 +34,8 @@ _MODULES = {
     "feature_plot": "figures",
     "group_bars": "figures",
     "map_picture": "figures",
+    "FoundScores": "found",
+    "found_scores": "found",
     "Interval": "metrics",
     "Scores": "metrics",
     "compare": "metrics",
@@ -50,6 +53,7 @@ __all__ = [
     "Card",
     "ClassDistances",
     "DetectionScores",
+    "FoundScores",
     "Guess",
     "Interval",
     "Scores",
@@ -66,6 +70,7 @@ __all__ = [
     "confusion_matrix",
     "detector_report",
     "feature_plot",
+    "found_scores",
     "group_bars",
     "map_picture",
     "precision_recall",
