@@ -30,7 +30,7 @@ def test_logins_and_secrets_are_taken_out(text: str, expected: str) -> None:
         ("file:/Users/grace/x", "file:/Users/user/x"),
         ("C:\\Users\\grace\\AppData", "C:\\Users\\user\\AppData"),
         ('"C:\\\\Users\\\\grace\\\\AppData"', '"C:\\\\Users\\\\user\\\\AppData"'),
-        ("/opt/home/grace", "/opt/home/grace"),
+        ("/srv/home/grace", "/srv/home/grace"),
     ],
 )
 def test_nobody_is_named(monkeypatch: pytest.MonkeyPatch, text: str, expected: str) -> None:
