@@ -140,9 +140,9 @@ create(Path({str(tmp_path / "new")!r}), Python({BASE.path!r}, (3, 11, 0)), Wheel
 
 def test_without_room_nothing_begins(tmp_path: Path, wheels: WheelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 2 * 10**9))
-    assert space(tmp_path / "not" / "there", Registry("cpu")).free == 2 * 10**9
+    assert space(tmp_path / "not" / "there", Registry(torch_index_url="https://torch/cpu")).free == 2 * 10**9
     with pytest.raises(SetupError, match=r"4\.0 GB are needed in .*, but 2\.0 GB are free"):
-        create(tmp_path / "new", BASE, Registry("cpu"))
+        create(tmp_path / "new", BASE, Registry(torch_index_url="https://torch/cpu"))
     assert not (tmp_path / "new").exists()
     assert space(tmp_path, wheels).needed == 3 * sum(path.stat().st_size for path in Path(wheels.path).iterdir())
 
@@ -150,7 +150,7 @@ def test_without_room_nothing_begins(tmp_path: Path, wheels: WheelFolder, monkey
 @pytest.mark.parametrize("system", ["linux", "win32", "darwin"])
 def test_the_build_with_cuda_needs_more_room_on_linux(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", system)
-    assert (Registry().needed > Registry("cpu").needed) == (system == "linux")
+    assert (Registry().needed > Registry(torch_index_url="https://torch/cpu").needed) == (system == "linux")
 
 
 def test_a_folder_without_the_librarys_wheel_is_refused(tmp_path: Path) -> None:

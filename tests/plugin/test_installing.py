@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from debias_mapper.runtime import installing
-from debias_mapper.runtime.installing import CPU_INDEX, Installer, Registry, Source, WheelFolder, explain
+from debias_mapper.runtime.installing import Installer, Registry, Source, WheelFolder, explain
 from debias_mapper.runtime.pythons import Python, SetupError
 
 BASE = Python("/usr/bin/python3", (3, 11, 2))
@@ -70,19 +69,11 @@ def test_settings_that_would_send_packages_elsewhere_are_dropped(
     assert pip.environment["PIP_USER"] == "0"
 
 
-@pytest.mark.parametrize(("system", "added"), [("linux", True), ("win32", True), ("darwin", False)])
-def test_torch_without_cuda_comes_from_its_own_index(
-    tmp_path: Path, pip: FakePip, monkeypatch: pytest.MonkeyPatch, system: str, added: bool
-) -> None:
-    monkeypatch.setattr(sys, "platform", system)
-    install(tmp_path, Registry("cpu"))
-    assert (CPU_INDEX in pip.command) == added
-    assert ("--extra-index-url" in pip.command) == added
-
-
-def test_another_build_of_torch_is_refused() -> None:
-    with pytest.raises(ValueError, match="'rocm' is none of default and cpu"):
-        Registry("rocm")
+def test_builds_of_torch_come_from_an_index_of_their_own_where_one_is_named(tmp_path: Path, pip: FakePip) -> None:
+    log = install(tmp_path, Registry(torch_index_url="https://ada:s3cret@torch/cpu"))
+    assert pip.environment["PIP_EXTRA_INDEX_URL"] == "https://ada:s3cret@torch/cpu"
+    assert "PIP_INDEX_URL" not in pip.environment
+    assert "s3cret" not in log + " ".join(pip.command)
 
 
 def test_logins_reach_pip_but_neither_its_command_line_nor_the_log(tmp_path: Path, pip: FakePip) -> None:

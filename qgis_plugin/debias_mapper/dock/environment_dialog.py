@@ -180,24 +180,23 @@ class EnvironmentDialog(QDialog):
         self.origin.addItems(["Package index (internet)", "Folder of wheels (offline)"])
         self.index = QLineEdit()
         self.index.setPlaceholderText("The usual one of pip")
-        self.torch = QComboBox()
-        self.torch.addItem("For the processor (smaller)", "cpu")
-        self.torch.addItem("The default of this system (with CUDA on Linux)", "default")
+        self.torch = QLineEdit()
+        self.torch.setPlaceholderText("Only for other builds, as those without CUDA: see the manual")
         self.wheels = QgsFileWidget()
         self.wheels.setStorageMode(QgsFileWidget.StorageMode.GetDirectory)
         self.space = QLabel()
         self.create_button = QPushButton("Create")
         self._form = form
-        for combo in (self.base, self.origin, self.torch):
+        for combo in (self.base, self.origin):
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         for name, widget in (
             ("Made with", self.base), ("Folder", self.place), ("Install from", self.origin),
-            ("Index", self.index), ("PyTorch", self.torch), ("Wheels", self.wheels),
+            ("Index", self.index), ("Index of PyTorch", self.torch), ("Wheels", self.wheels),
         ):  # fmt: skip
             form.addRow(name, widget)
         form.addRow(_row(self.space, self.create_button))
         self.place.fileChanged.connect(self._measure)
-        self.torch.currentIndexChanged.connect(self._measure)
+        self.torch.editingFinished.connect(self._measure)
         self.origin.currentIndexChanged.connect(self._measure)
         self.wheels.fileChanged.connect(self._adapt)
         self.create_button.clicked.connect(self.create)
@@ -250,7 +249,7 @@ class EnvironmentDialog(QDialog):
         """Where packages are to come from."""
         if self.origin.currentIndex() == WHEELS:
             return WheelFolder(Path(self.wheels.filePath()))
-        return Registry(self.torch.currentData(), self.index.text().strip() or None)
+        return Registry(self.index.text().strip() or None, self.torch.text().strip() or None)
 
     def _begin(self, title: str, work: Callable[[BackgroundTask], Any], done: Callable[[Outcome], None]) -> None:
         """Start what changes something; one at a time."""

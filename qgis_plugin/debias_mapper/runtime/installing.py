@@ -16,8 +16,6 @@ from .diagnostics import redact
 from .process import Stopped, clean_environment, run_to_end
 from .pythons import Python, SetupError
 
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's own index of builds for processors alone; the ordinary ones for Linux bring gigabytes of CUDA along."""
 ENSUREPIP = "ensurepip"
 GIGABYTE = 10**9
 
@@ -49,34 +47,30 @@ class Registry:
     """Packages from the package index that the user's pip is set to, PyPI by default.
 
     Attributes:
-        torch: ``"default"`` for PyTorch as the index has it, with CUDA on Linux; ``"cpu"`` for builds without it, from
-            PyTorch's own index.
         index_url: Address of another index, with a login if it needs one; it is not logged.
+        torch_index_url: Address of an index of PyTorch's builds beside it: the ordinary builds for Linux bring
+            gigabytes of CUDA along, and PyTorch's site names an index of those for processors alone.
     """
 
-    torch: str = "default"
     index_url: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.torch not in ("default", "cpu"):
-            raise ValueError(f"The build of PyTorch {self.torch!r} is none of default and cpu.")
+    torch_index_url: str | None = None
 
     @property
     def name(self) -> str:
         """For the record of what was installed."""
-        return f"registry, torch {self.torch}"
+        return "registry" if self.torch_index_url is None else "registry, and an index of PyTorch"
 
     @property
     def needed(self) -> int:
         """Bytes of disk while installing, downloads included: measured on Linux, and rounded up."""
-        return 4 * GIGABYTE if self.torch == "cpu" or not sys.platform.startswith("linux") else 10 * GIGABYTE
+        return 4 * GIGABYTE if self.torch_index_url or not sys.platform.startswith("linux") else 10 * GIGABYTE
 
     def options(self) -> tuple[list[str], dict[str, str]]:
         """Options and environment variables of pip."""
         # Both indexes together: pip takes the highest version, and 2.14.1+cpu is higher than 2.14.1. torchvision's +cpu
-        # build comes from the same index by the same rule. macOS has no CUDA builds.
-        extra = ["--extra-index-url", CPU_INDEX] if self.torch == "cpu" and sys.platform != "darwin" else []
-        return extra, {} if self.index_url is None else {"PIP_INDEX_URL": self.index_url}
+        # build comes from the same index by the same rule.
+        indexes = {"PIP_INDEX_URL": self.index_url, "PIP_EXTRA_INDEX_URL": self.torch_index_url}
+        return [], {name: address for name, address in indexes.items() if address}
 
 
 @dataclass(frozen=True)
