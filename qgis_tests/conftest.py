@@ -72,7 +72,7 @@ def library(verb: str, *arguments: object) -> dict[str, Any]:
     server = _server[0]
     assert server.stdin is not None
     assert server.stdout is not None
-    server.stdin.write(json.dumps([verb, *map(str, arguments), "--json", "--quiet"]) + "\n")
+    server.stdin.write(json.dumps([verb, *map(str, arguments), "--json"]) + "\n")
     server.stdin.flush()
     said = json.loads(server.stdout.readline())
     assert said["code"] == 0, said["err"]

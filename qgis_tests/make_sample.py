@@ -62,7 +62,7 @@ def write_scene(folder: Path) -> None:
         file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
     names = np.array(tiny_objects.NAMES)[classes]
     layer = gpd.GeoDataFrame({"kind": names, "number": range(len(names))}, geometry=shapes, crs=CRS)
-    layer.to_file(folder / "labels.gpkg", layer="labels")
+    layer.to_file(folder / "labels.gpkg", layer="labels", VERSION="1.2")
 
 
 def write_models(folder: Path) -> None:

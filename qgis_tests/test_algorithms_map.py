@@ -198,9 +198,10 @@ def test_a_result_that_qgis_loads_is_dressed(sample: Sample) -> None:
 def test_a_map_without_any_object_is_an_empty_styled_layer(sample: Sample, tmp_path: Path) -> None:
     out = str(tmp_path / "none.gpkg")
     ran = run("detect", **detector(sample, MIN_SCORE=1, OUTPUT=out))
-    assert (ran.results["COUNT"], opened(out).featureCount()) == (0, 0)
-    assert isinstance(opened(out).renderer(), QgsCategorizedSymbolRenderer)
-    assert "angle" in {field.name() for field in opened(out).fields()}
+    layer = opened(out)
+    assert (ran.results["COUNT"], layer.featureCount()) == (0, 0)
+    assert isinstance(layer.renderer(), QgsCategorizedSymbolRenderer)
+    assert "angle" in {field.name() for field in layer.fields()}
 
 
 def test_bands_are_those_that_were_picked_in_their_order(sample: Sample, tmp_path: Path) -> None:

@@ -113,12 +113,14 @@ class Features:
         Raises:
             QgsProcessingException: If there is no such layer, or it has no CRS.
         """
-        layer = algorithm.parameterAsVectorLayer(parameters, name, context)
+        given = parameters.get(name)
+        if given in (None, ""):
+            return None
+        source = given.source if isinstance(given, QgsProcessingFeatureSourceDefinition) else given
+        layer = algorithm.parameterAsVectorLayer({name: source}, name, context)
         if layer is None:
-            if parameters.get(name) in (None, ""):
-                return None
             raise QgsProcessingException(algorithm.invalidSourceError(parameters, name))
-        return cls(layer, parameters[name])
+        return cls(layer, given)
 
     def __iter__(self) -> Iterator[QgsFeature]:
         for feature in self._source.getFeatures(self._request):

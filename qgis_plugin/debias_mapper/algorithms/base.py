@@ -104,7 +104,7 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
             for each in self.parameterDefinitions()
             if each.help()
         )
-        words = "".join(f" --{name}={value}" for name, value in self.EXAMPLE.items())
+        words = "".join(f" {name}={value}" for name, value in self.EXAMPLE.items())
         example = html.escape(f"qgis_process run debias:{self.NAME}{words and ' --' + words}")
         return f"{paragraphs}<h3>Parameters</h3>{rows}<h3>Example</h3><p><code>{example}</code></p>"
 

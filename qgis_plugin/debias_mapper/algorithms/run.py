@@ -61,11 +61,13 @@ class Run:
         return os.path.join(self.folder, name)
 
     def value(self, name: str) -> Any:  # noqa: ANN401 - a number, a text, a truth value
-        """The value of a parameter by its type, None where it was left empty."""
-        given = self.parameters.get(name, self.algorithm.parameterDefinition(name).defaultValue())
+        """The value of a parameter by its type, None where it was left empty or there is no such parameter."""
+        definition = self.algorithm.parameterDefinition(name)
+        if definition is None:
+            return None
+        given = self.parameters.get(name, definition.defaultValue())
         if given is None or given == "" or (hasattr(given, "isNull") and given.isNull()):
             return None
-        definition = self.algorithm.parameterDefinition(name)
         read = {
             "boolean": self.algorithm.parameterAsBoolean,
             "enum": self.algorithm.parameterAsEnumString,
