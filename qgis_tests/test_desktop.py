@@ -9,19 +9,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import PYTHON, ROOT, Sample
+from desktop.screen import Session, screen
 from osgeo import gdal
 from qgis.PyQt.QtGui import QImage
-
-sys.path.insert(0, str(Path(__file__).parent / "desktop"))
-
-from screen import Session, screen
 
 PICTURES = (
     "start", "environment", "train", "trained", "model", "classified", "plain", "detector", "detected",
@@ -43,7 +39,7 @@ def sessions(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     found = {}
     with screen() as display:
         for name in ("first_map", "leave_in_a_run"):
-            found[name] = Session(name, root / "home", display, {**plan, "out": str(root / name)})
+            found[name] = Session(f"scenarios.{name}", root / "home", display, {**plan, "out": str(root / name)})
     yield found
     keep = os.environ.get("DEBIAS_DESKTOP_OUT")
     if keep:
@@ -69,7 +65,7 @@ def numbers(sessions: dict[str, Session]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def report(sessions: dict[str, Session]) -> dict[str, Any]:
     """What the session of the first map found."""
-    found = sessions["first_map"].report
+    found: dict[str, Any] = sessions["first_map"].report
     assert found.get("error") is None, found["error"]
     return found
 

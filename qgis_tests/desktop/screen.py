@@ -78,7 +78,7 @@ class Session:
         """Play it to its end.
 
         Args:
-            scenario: A function of ``scenarios.py``.
+            scenario: A module of this folder and a function in it, such as ``scenarios.first_map``.
             home: The user's folder, with the profile.
             display: Of the X server.
             plan: What the scenario needs; its ``out`` is made.

@@ -69,7 +69,7 @@ class ModelCard(QWidget):
         self.classes.clear()
         for entry in sorted(model.classes, key=lambda entry: -entry.count):
             item = QTreeWidgetItem([entry.name, f"{entry.count:n}", entry.group])
-            item.setTextAlignment(1, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
+            item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight)
             self.classes.addTopLevelItem(item)
         rows = min(len(model.classes), ROWS)
         row = self.classes.sizeHintForRow(0) if rows else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from collections.abc import Mapping
@@ -312,12 +313,9 @@ class DebiasDock(QgsDockWidget):
 
     def _checked(self, outcome: Outcome) -> None:
         status = outcome.value
-        if isinstance(status, Status):
-            self._line.setText(status.sentence)
-            self._line.setToolTip(status.sentence)
-            self.environment_button.setDefault(not status.ready)
-        elif outcome.sentence:
-            self._line.setText(outcome.sentence)
+        ready = isinstance(status, Status) and status.ready
+        sentence = html.escape(status.sentence if isinstance(status, Status) else outcome.sentence)
+        self._line.setText(sentence if ready else f"<b>{sentence}</b>")
 
     def _environment_changed(self) -> None:
         """Another environment is in use: the worker of the old one goes, and the model is read anew."""

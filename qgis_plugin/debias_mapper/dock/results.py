@@ -317,7 +317,7 @@ def fill(tree: QTreeWidget, lines: Sequence[Line], shown: int) -> None:
 def _item(values: Sequence[object], shown: int) -> QTreeWidgetItem:
     item = QTreeWidgetItem([f"{value:n}" if isinstance(value, int) else str(value) for value in values])
     for column in range(1, len(values)):
-        item.setTextAlignment(column, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
+        item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight)
     font = item.font(shown + 1)
     font.setBold(True)
     item.setFont(shown + 1, font)
