@@ -55,7 +55,7 @@ class Sample:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """A scene with labels, a classifier, a detector, the weights of their backbone, and a SAM that knows nothing."""
     folder = tmp_path_factory.mktemp("sämple data")
-    command = [PYTHON, ROOT / "qgis_tests/make_sample.py", folder]
+    command = [PYTHON, str(ROOT / "qgis_tests/make_sample.py"), str(folder)]
     subprocess.run(command, check=True, env=plain_environment(), cwd=ROOT, capture_output=True)
     return Sample(folder)
 
@@ -66,7 +66,7 @@ _server: list[subprocess.Popen[str]] = []
 def library(verb: str, *arguments: object) -> dict[str, Any]:
     """What the library's own command says."""
     if not _server:
-        command = [PYTHON, ROOT / "qgis_tests/library_server.py"]
+        command = [PYTHON, str(ROOT / "qgis_tests/library_server.py")]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
         _server.append(subprocess.Popen(command, env=plain_environment(), cwd=ROOT, **pipes))
     server = _server[0]
@@ -116,7 +116,7 @@ def settings() -> Iterator[Any]:
     QgsSettings().remove("debias_mapper")
 
 
-class Feedback(QgsProcessingFeedback):
+class Feedback(QgsProcessingFeedback):  # type: ignore[misc]
     """Keeps all that it is told; cancels when a text is said."""
 
     def __init__(self, cancel_at: str | None = None) -> None:
@@ -178,7 +178,7 @@ def create(identity: str) -> QgsProcessingAlgorithm:
     return algorithm
 
 
-def run(identity: str, feedback: Feedback | None = None, **parameters: Any) -> Ran:
+def run(identity: str, feedback: Feedback | None = None, /, **parameters: Any) -> Ran:
     """Run an algorithm here; a refusal or failure is raised with its sentence."""
     feedback = feedback or Feedback()
     context = QgsProcessingContext()

@@ -55,6 +55,10 @@ def write_scene(folder: Path) -> None:
         file.write(np.concatenate([pixels[::-1], pixels[:2]]))
     with rasterio.open(folder / "rasters.gpkg", "w", transform=transform, RASTER_TABLE="scene", **gpkg) as file:
         file.write(pixels)
+    degrees = {**gpkg, "driver": "GTiff", "crs": "EPSG:4326"}
+    place = rasterio.transform.from_origin(15, 48.753013, 1 / 73_400, 1 / 111_200)  # 1 m
+    with rasterio.open(folder / "degrees.tif", "w", transform=place, **degrees) as file:
+        file.write(pixels)
     special = {**gpkg, "driver": "GTiff", "count": 2, "dtype": "int16", "nodata": -7}
     with rasterio.open(folder / "special.tif", "w", transform=transform, **special) as file:
         file.write(pixels[:2].astype(np.int16) - 97)

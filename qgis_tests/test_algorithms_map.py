@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, Sample, library, opened, pixels, rows, run
+from conftest import Feedback, Ran, Sample, library, opened, pixels, rows, run
 from qgis.core import (
     QgsCategorizedSymbolRenderer,
+    QgsCoordinateReferenceSystem,
+    QgsCoordinateTransform,
+    QgsFeature,
+    QgsGeometry,
     QgsPalettedRasterRenderer,
+    QgsProcessingContext,
     QgsProcessingException,
+    QgsProcessingModelAlgorithm,
+    QgsProcessingModelChildAlgorithm,
+    QgsProcessingModelChildParameterSource,
+    QgsProcessingModelOutput,
+    QgsProcessingOutputLayerDefinition,
+    QgsProcessingUtils,
     QgsProject,
     QgsRasterLayer,
+    QgsRectangle,
+    QgsVectorFileWriter,
     QgsVectorLayer,
 )
 
@@ -53,7 +67,6 @@ def test_objects_are_those_of_the_command(sample: Sample, tmp_path: Path) -> Non
 
 def test_tiles_are_those_of_the_command_for_polygons_in_another_crs(sample: Sample, tmp_path: Path) -> None:
     area = QgsVectorLayer("Polygon?crs=EPSG:3857", "area", "memory")
-    from qgis.core import QgsCoordinateReferenceSystem, QgsCoordinateTransform, QgsFeature, QgsGeometry, QgsRectangle
 
     shape = QgsGeometry.fromRect(QgsRectangle(500060, 5399800, 500190, 5399930))
     move = QgsCoordinateTransform(
@@ -102,7 +115,6 @@ def test_rasters_of_other_formats_are_refused_before_anything_runs(sample: Sampl
 
 def test_features_keep_all_they_have_and_gain_what_the_command_says(sample: Sample, tmp_path: Path) -> None:
     source = QgsVectorLayer("PolygonZ?crs=EPSG:32633&field=Class:string&field=tags:string[]", "footprints", "memory")
-    from qgis.core import QgsFeature, QgsGeometry
 
     features = []
     for number, wkt in enumerate(
@@ -123,7 +135,6 @@ def test_features_keep_all_they_have_and_gain_what_the_command_says(sample: Samp
     assert result[2]["class"] is None or result[2]["class"].isNull()
     source.dataProvider().deleteAttributes([1])
     library_input = tmp_path / "footprints.gpkg"
-    from qgis.core import QgsVectorFileWriter
 
     options = QgsVectorFileWriter.SaveVectorOptions()
     QgsVectorFileWriter.writeAsVectorFormatV3(
@@ -141,7 +152,6 @@ def test_an_area_chooses_among_features(sample: Sample) -> None:
     ran = run(
         "classify_features", **classifier(sample, FEATURES=sample.labels, EXTENT=EXTENT, OUTPUT="TEMPORARY_OUTPUT")
     )
-    from qgis.core import QgsRectangle
 
     area = QgsRectangle(500060, 5399800, 500190, 5399930)
     inside = [each["number"] for each in opened(sample.labels).getFeatures() if each.geometry().intersects(area)]
@@ -183,7 +193,6 @@ def test_results_have_the_colours_of_their_classes_and_know_their_origin(sample:
 
 
 def test_a_result_that_qgis_loads_is_dressed(sample: Sample) -> None:
-    from qgis.core import QgsProcessingOutputLayerDefinition
 
     target = QgsProcessingOutputLayerDefinition("TEMPORARY_OUTPUT", QgsProject.instance())
     ran = run("detect", **detector(sample, OUTPUT=target))
@@ -233,7 +242,6 @@ def test_what_cannot_be_ends_with_a_sentence(sample: Sample, change: dict[str, A
 
 
 def test_a_package_that_is_a_folder_is_found_by_the_file_in_it(sample: Sample, tmp_path: Path) -> None:
-    import zipfile
 
     with zipfile.ZipFile(sample.classifier) as archive:
         archive.extractall(tmp_path / "model")
@@ -242,7 +250,6 @@ def test_a_package_that_is_a_folder_is_found_by_the_file_in_it(sample: Sample, t
 
 
 def test_nothing_temporary_stays(sample: Sample) -> None:
-    from qgis.core import QgsProcessingUtils
 
     folder = Path(QgsProcessingUtils.tempFolder())
     before = set(folder.glob("debias_*"))
@@ -250,3 +257,66 @@ def test_nothing_temporary_stays(sample: Sample) -> None:
     with pytest.raises(QgsProcessingException):
         run("detect", **detector(sample, MODEL=sample.classifier, OUTPUT="TEMPORARY_OUTPUT"))
     assert set(folder.glob("debias_*")) == before
+
+
+def test_a_map_service_is_classified_within_an_area(sample: Sample, tmp_path: Path) -> None:
+    from qgis.PyQt.QtGui import QImage
+
+    image = QImage(256, 256, QImage.Format.Format_RGB32)
+    image.fill(0xFF28DC3C)
+    (tmp_path / "0/0").mkdir(parents=True)
+    image.save(str(tmp_path / "0/0/0.png"))
+    layer = QgsRasterLayer(f"type=xyz&url=file://{tmp_path}/%7Bz%7D/%7Bx%7D/%7By%7D.png&zmin=0&zmax=0", "tiles", "wms")
+    options = {"INPUT": layer, "EXTENT": "0,128,0,128 [EPSG:3857]", "PIXEL_SIZE": 1, "OUTPUT": "TEMPORARY_OUTPUT"}
+    ran = run("classify_tiles", **classifier(sample, **options))
+    result = ran.layer()
+    assert result.crs().authid() == "EPSG:3857"
+    assert ran.results["COUNT"] == result.featureCount() > 4
+    assert len({each["class"] for each in result.getFeatures()}) == 1
+    with pytest.raises(QgsProcessingException, match="give an area, and the pixel size"):
+        run("classify_tiles", **classifier(sample, INPUT=layer, OUTPUT="TEMPORARY_OUTPUT"))
+
+
+def test_a_raster_in_degrees_takes_an_area_in_metres(sample: Sample, tmp_path: Path) -> None:
+    ran = run("classify_tiles", **classifier(sample, INPUT=sample.degrees, EXTENT=EXTENT, OUTPUT="TEMPORARY_OUTPUT"))
+    assert ran.layer().crs().authid() == "EPSG:4326"
+    area = QgsVectorLayer("Polygon?crs=EPSG:32633", "area", "memory")
+    feature = QgsFeature()
+    feature.setGeometry(QgsGeometry.fromRect(QgsRectangle(500060, 5399800, 500190, 5399930)))
+    area.dataProvider().addFeatures([feature])
+    QgsVectorFileWriter.writeAsVectorFormatV3(
+        area, str(tmp_path / "area.gpkg"), QgsProject.instance().transformContext(),
+        QgsVectorFileWriter.SaveVectorOptions(),
+    )  # fmt: skip
+    words = command(sample.classifier, sample, "--area", tmp_path / "area.gpkg", "--out", tmp_path / "own.gpkg")
+    said = library("classify", sample.degrees, *words)
+    assert rows(ran.layer()) == rows(opened(tmp_path / "own.gpkg"))
+    assert 0 < ran.results["COUNT"] == sum(said["counts"].values()) < 64
+
+
+def test_a_model_of_the_designer_hands_results_on(sample: Sample) -> None:
+    model = QgsProcessingModelAlgorithm("found and filtered")
+    detect = QgsProcessingModelChildAlgorithm("debias:detect")
+    detect.setChildId("detect")
+    for name, value in detector(sample).items():
+        detect.addParameterSources(name, [QgsProcessingModelChildParameterSource.fromStaticValue(value)])
+    model.addChildAlgorithm(detect)
+    keep = QgsProcessingModelChildAlgorithm("native:extractbyexpression")
+    keep.setChildId("keep")
+    found = QgsProcessingModelChildParameterSource.fromChildOutput("detect", "OUTPUT")
+    keep.addParameterSources("INPUT", [found])
+    wanted = "\"group\" = 'head' and @detect_COUNT > 0"
+    keep.addParameterSources("EXPRESSION", [QgsProcessingModelChildParameterSource.fromStaticValue(wanted)])
+    output = QgsProcessingModelOutput("kept")
+    output.setChildId("keep")
+    output.setChildOutputName("OUTPUT")
+    keep.setModelOutputs({"kept": output})
+    model.addChildAlgorithm(keep)
+    context = QgsProcessingContext()
+    context.setProject(QgsProject.instance())
+    feedback = Feedback()
+    results, done = model.run({"keep:kept": "TEMPORARY_OUTPUT"}, context, feedback, {}, False)
+    assert done, feedback.text
+    heads = [each["group"] for each in context.getMapLayer(results["keep:kept"]).getFeatures()]
+    whole = run("detect", **detector(sample, OUTPUT="TEMPORARY_OUTPUT"))
+    assert heads == ["head"] * sum(each["group"] == "head" for each in whole.layer().getFeatures()) != []

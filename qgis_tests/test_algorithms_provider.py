@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from qgis.core import (
     QgsProcessingAlgorithm,
     QgsProcessingContext,
     QgsProcessingException,
+    QgsSettings,
 )
 
 NAMES = [
@@ -103,8 +105,6 @@ def test_the_status_of_a_python_without_the_library_says_so(settings: Any, monke
 
 
 def test_metadata_have_what_the_plugin_site_asks_for() -> None:
-    import configparser
-
     metadata = configparser.ConfigParser()
     metadata.read(ROOT / "qgis_plugin/debias_mapper/metadata.txt", encoding="utf-8")
     general = metadata["general"]
@@ -116,8 +116,6 @@ def test_metadata_have_what_the_plugin_site_asks_for() -> None:
 
 
 def test_the_proxy_of_qgis_reaches_the_worker(settings: Any) -> None:
-    from qgis.core import QgsSettings
-
     values = {
         "proxyEnabled": True, "proxyType": "HttpProxy", "proxyHost": "proxy.example.org", "proxyPort": "8080",
         "proxyUser": "me", "proxyPassword": "a b@c", "noProxyUrls": ["http://intranet.example.org/"],

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 from conftest import Feedback, Sample, library, opened, run
-from qgis.core import QgsProcessingException, QgsProcessingFeatureSourceDefinition, QgsProject, QgsVectorLayer
+from qgis.core import (
+    QgsFeatureRequest,
+    QgsProcessingException,
+    QgsProcessingFeatureSourceDefinition,
+    QgsProject,
+    QgsVectorFileWriter,
+    QgsVectorLayer,
+)
 
 EXTENT = "500000,500256,5399744,5399960 [EPSG:32633]"
 
@@ -86,7 +93,7 @@ def test_a_cancelled_training_leaves_no_model(sample: Sample, tmp_path: Path) ->
 
 
 def test_scores_are_those_of_the_command(sample: Sample, tmp_path: Path) -> None:
-    guess = QgsVectorLayer(sample.labels, "my guess", "ogr").materialize(_everything())
+    guess = QgsVectorLayer(sample.labels, "my guess", "ogr").materialize(QgsFeatureRequest())
     guess.setName("my guess")
     column = guess.fields().lookupField("kind")
     changes = {each.id(): {column: "red"} for each in guess.getFeatures() if each["number"] % 3 == 0}
@@ -96,8 +103,6 @@ def test_scores_are_those_of_the_command(sample: Sample, tmp_path: Path) -> None
         "evaluate", PREDICTIONS=guess, PREDICTED_FIELD="kind", REFERENCE=sample.labels, CLASS_FIELD="kind",
         EXTENT=EXTENT, REPORT=str(report), JSON=str(scores),
     )  # fmt: skip
-    from qgis.core import QgsVectorFileWriter
-
     own = tmp_path / "my_guess.gpkg"
     QgsVectorFileWriter.writeAsVectorFormatV3(
         guess, str(own), QgsProject.instance().transformContext(), QgsVectorFileWriter.SaveVectorOptions()
@@ -146,9 +151,3 @@ def test_evaluations_that_cannot_be_end_with_a_sentence(
     with pytest.raises(QgsProcessingException, match=sentence):
         run("evaluate", **{**usual, **change})
     assert not list(tmp_path.iterdir())
-
-
-def _everything() -> Any:
-    from qgis.core import QgsFeatureRequest
-
-    return QgsFeatureRequest()

@@ -164,9 +164,13 @@ def test_layers_may_be_renamed_and_removed_while_an_algorithm_runs(sample: Sampl
 
 
 def test_algorithms_run_outside_the_main_thread_and_leave_it_free(sample: Sample, slow: Path) -> None:
-    feedback = Feedback()
     threads: list[bool] = []
-    feedback.pushCommandInfo = lambda info: threads.append(threading.current_thread() is threading.main_thread())
+
+    class Watching(Feedback):
+        def pushCommandInfo(self, info: str) -> None:
+            threads.append(threading.current_thread() is threading.main_thread())
+
+    feedback = Watching()
     task = Task(
         "detect",
         {"INPUT": sample.scene, "MODEL": sample.detector, "WEIGHTS": sample.weights, "OUTPUT": "TEMPORARY_OUTPUT"},

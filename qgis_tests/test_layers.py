@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -232,8 +233,6 @@ def test_curves_heights_and_odd_fields_are_made_plain(tmp_path: Path, context: Q
 
 
 def test_temporary_geopackages_are_of_version_1_2(tmp_path: Path, context: QgsProcessingContext) -> None:
-    import sqlite3
-
     path = str(tmp_path / "version.gpkg")
     Features(memory(["POLYGON((0 0,0 1,1 1,0 0))"]), None).write(path, context, Feedback())
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (10200,)

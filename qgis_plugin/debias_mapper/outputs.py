@@ -10,10 +10,11 @@ import sqlite3
 import zipfile
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qgis.core import (
+    Qgis,
     QgsCoordinateTransformContext,
     QgsFeature,
     QgsFeatureSink,
@@ -33,6 +34,7 @@ from qgis.PyQt.QtCore import QDateTime
 from qgis.PyQt.QtXml import QDomDocument
 
 from .runtime.commands import Command
+from .runtime.environment import plugin_version
 
 VOCABULARY = "debias"
 """Prefix of the keywords in the metadata of layers."""
@@ -119,7 +121,7 @@ def fill(
         sink: Of the destination.
         features: As many as ``count``, or nearly so.
         count: For the progress.
-        feedback: Told about it; may cancel.
+        feedback: Told about it. What is nearly there is not cancelled any more, so that no half of it stays.
         destination: For the sentence.
 
     Raises:
@@ -127,8 +129,6 @@ def fill(
     """
     feedback.setProgressText("Writing of the result")
     for done, feature in enumerate(features, 1):
-        if feedback.isCanceled():
-            break
         if not sink.addFeature(feature, QgsFeatureSink.Flag.FastInsert):
             raise QgsProcessingException(f"The features cannot be written to {destination}: {sink.lastError()}")
         if done % 1000 == 0:
@@ -144,17 +144,15 @@ class Origin:
         title: Of the layer, such as "Detected objects".
         command: What the worker ran.
         model: Path of the model package, None where there was none.
-        facts: Further lines for the description.
     """
 
     title: str
     command: Command
     model: str | None = None
-    facts: dict[str, str] = field(default_factory=dict)
 
     def metadata(self) -> QgsLayerMetadata:
         """As QGIS keeps it: an abstract for people, keywords for machines, the command as the history."""
-        known = {"command": self.command.shell(), **self.facts}
+        known = {"command": self.command.shell(), "plugin": plugin_version(), "qgis": Qgis.version()}
         if self.model is not None:
             known["model"] = self.model
             known.update(describe_model(self.model))
@@ -251,11 +249,15 @@ class Dress:
 
     def store(self) -> None:
         """Put style and metadata beside a result that is a file, so that it looks the same whenever it is opened."""
-        layers = QgsProviderRegistry.instance().querySublayers(self.destination)
-        if not layers or not os.path.exists(self.destination.partition("|")[0]):
+        if not os.path.exists(self.destination.partition("|")[0]):
             return
+        layers = QgsProviderRegistry.instance().querySublayers(self.destination)
         # With the name of the layer in it: under another address a GeoPackage takes no metadata.
-        layer = layers[0].toLayer(QgsProviderSublayerDetails.LayerOptions(QgsCoordinateTransformContext()))
+        layer = (
+            layers[0].toLayer(QgsProviderSublayerDetails.LayerOptions(QgsCoordinateTransformContext()))
+            if layers
+            else None
+        )
         if layer is None or not layer.isValid():
             return
         dress(layer, self.qml, self.metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 from xml.etree import ElementTree  # nosec B405 - writes XML, never reads any
 
 from qgis.core import (
@@ -75,7 +76,7 @@ class Raster:
         self.crs = known_crs(layer)
         local = layer.providerType() == "gdal" and os.path.exists(layer.source())
         self._file = layer.source() if local and provider.crs() == self.crs else None
-        self._provider = None if self._file is not None else provider.clone()
+        self._provider: Any = None if self._file is not None else provider.clone()
 
     @property
     def is_file(self) -> bool:

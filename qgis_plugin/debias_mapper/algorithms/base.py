@@ -18,6 +18,7 @@ from qgis.core import (
     QgsProcessingOutputNumber,
     QgsProcessingOutputString,
 )
+from qgis.core import QgsProcessingParameterDefinition as Parameter
 from qgis.PyQt.QtGui import QIcon
 
 from .. import jobs, settings
@@ -177,7 +178,7 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
 
     # What subclasses share.
 
-    def add(self, definitions: Iterable[p.Parameter]) -> None:
+    def add(self, definitions: Iterable[Parameter]) -> None:
         """Declare parameters."""
         for definition in definitions:
             self.addParameter(definition)

@@ -11,7 +11,6 @@ from qgis.core import (
     QgsProcessing,
     QgsProcessingException,
     QgsProcessingParameterBand,
-    QgsProcessingParameterDefinition,
     QgsProcessingParameterEnum,
     QgsProcessingParameterExtent,
     QgsProcessingParameterFeatureSource,
@@ -20,6 +19,7 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
 )
+from qgis.core import QgsProcessingParameterDefinition as Parameter
 
 from .. import settings
 
@@ -44,8 +44,6 @@ MODEL_FILTER = "Model package (*.tgd model.json);;All files (*)"
 
 COUNT: Any = {"whole": True, "low": 1}
 """What a number of things can be."""
-
-Parameter = QgsProcessingParameterDefinition
 
 
 def described(parameter: Parameter, text: str) -> Parameter:

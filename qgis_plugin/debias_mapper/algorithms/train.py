@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from qgis.core import QgsProcessing
+from qgis.core import QgsProcessingParameterDefinition as Parameter
 
 from . import parameters as p
 from .training import TrainingAlgorithm
@@ -44,7 +45,7 @@ class Train(TrainingAlgorithm):
         BACKGROUND: "--background",
     }
 
-    def own_parameters(self) -> list[p.Parameter]:
+    def own_parameters(self) -> list[Parameter]:
         """How chips are cut."""
         return [
             p.plain_number(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from qgis.core import QgsProcessingParameterBoolean
+from qgis.core import QgsProcessingParameterDefinition as Parameter
 
 from . import parameters as p
 from .training import TrainingAlgorithm
@@ -40,7 +41,7 @@ class TrainDetector(TrainingAlgorithm):
         HORIZONTAL: "--horizontal",
     }
 
-    def own_parameters(self) -> list[p.Parameter]:
+    def own_parameters(self) -> list[Parameter]:
         """How tiles and boxes are made."""
         return [
             p.described(

@@ -15,6 +15,7 @@ from qgis.core import (
     QgsProcessingParameterFile,
     QgsProcessingParameterFileDestination,
 )
+from qgis.core import QgsProcessingParameterDefinition as Parameter
 
 from ..layers import Features, file_name
 from ..runtime.commands import Command, option
@@ -105,7 +106,7 @@ class TrainingAlgorithm(DebiasAlgorithm):
         self.addOutput(QgsProcessingOutputNumber(CLASSES, "Number of classes"))
         self.addOutput(QgsProcessingOutputString(TABLE, "Classes with counts and groups, as JSON"))
 
-    def own_parameters(self) -> list[p.Parameter]:
+    def own_parameters(self) -> list[Parameter]:
         """Those that only one of the trainings has."""
         return []
 
@@ -139,7 +140,7 @@ class TrainingAlgorithm(DebiasAlgorithm):
             outputs[REPORT] = run.value(REPORT)
         return outputs
 
-    def _how(self) -> list[p.Parameter]:
+    def _how(self) -> list[Parameter]:
         file = QgsProcessingParameterFile
         folder = QgsProcessingParameterFile.Behavior.Folder
         return [
