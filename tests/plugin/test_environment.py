@@ -309,7 +309,7 @@ def test_the_digest_of_the_requirements_follows_version_and_constraints(
     monkeypatch.setattr(environment, "plugin_version", lambda: "99.0")
     digests.add(environment.requirements_digest())
     assert len(digests) == 3
-    assert environment.requirement() == "torchgeo-debias[sam]==99.0"
+    assert environment.requirement() == "torchgeo-debias[demo,sam]==99.0"
 
 
 def test_the_record_is_json_without_a_login(made: Path) -> None:
