@@ -93,8 +93,8 @@ def plugin_version() -> str:
 
 
 def requirement() -> str:
-    """What is installed, as pip takes it: the library, and what its verb ``segment`` needs."""
-    return f"{DISTRIBUTION}[sam]=={plugin_version()}"
+    """What is installed, as pip takes it: the library, the weights of its default backbone, and what its verb ``segment`` needs."""
+    return f"{DISTRIBUTION}[demo,sam]=={plugin_version()}"
 
 
 def requirements_digest() -> str:
