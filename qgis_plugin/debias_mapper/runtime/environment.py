@@ -93,7 +93,7 @@ def plugin_version() -> str:
 
 
 def requirement() -> str:
-    """What is installed, as pip takes it: the library, the weights of its default backbone, and what its verb ``segment`` needs."""
+    """What is installed, as pip takes it: the library with its default backbone, and what ``segment`` needs."""
     return f"{DISTRIBUTION}[demo,sam]=={plugin_version()}"
 
 
