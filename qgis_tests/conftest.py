@@ -45,7 +45,7 @@ class Sample:
 
     def __getattr__(self, name: str) -> str:
         """The path of a file by its stem, such as ``sample.scene``."""
-        found = [path for path in self.folder.iterdir() if path.stem == name and path.suffix != ".xml"]
+        found = [path for path in self.folder.iterdir() if path.stem == name and "-" not in path.suffix]  # -wal
         if len(found) != 1:
             raise AttributeError(name)
         return str(found[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from debias_mapper.rasters import Raster
 from qgis.core import (
     QgsCoordinateReferenceSystem,
     QgsFeature,
+    QgsField,
     QgsGeometry,
     QgsProcessingContext,
     QgsProcessingException,
@@ -23,6 +25,7 @@ from qgis.core import (
     QgsRectangle,
     QgsVectorLayer,
 )
+from qgis.PyQt.QtCore import QMetaType
 from qgis.PyQt.QtGui import QImage
 
 UTM = QgsCoordinateReferenceSystem("EPSG:32633")
@@ -198,6 +201,26 @@ def test_features_of_a_layer_that_is_gone_are_written(
     found = [(each["kind"], each.geometry().asWkt()) for each in opened(path).getFeatures()]
     assert [kind for kind, _ in found] == [kind for kind, _ in expected]
     assert found[0][0] == "edited"
+
+
+def test_a_layer_that_is_all_of_a_file_is_read_where_it_is(
+    sample: Sample, tmp_path: Path, context: QgsProcessingContext
+) -> None:
+    copy = str(tmp_path / "copy.gpkg")
+
+    def path(change: Callable[[QgsVectorLayer], object], definition: Any = None) -> str:
+        layer = QgsVectorLayer(sample.labels, "labels", "ogr")
+        change(layer)
+        return Features(layer, definition).as_file(copy, context, Feedback(), ["kind"])
+
+    assert path(lambda layer: None) == sample.labels
+    assert path(lambda layer: layer.setSubsetString("kind = 'red'")) == copy
+    assert path(lambda layer: layer.setCrs(QgsCoordinateReferenceSystem("EPSG:32634"))) == copy
+    assert path(lambda layer: layer.addExpressionField("1", QgsField("one", QMetaType.Type.Int))) == copy
+    assert path(lambda layer: (layer.startEditing(), layer.deleteFeature(1))) == copy
+    assert path(lambda layer: None, QgsProcessingFeatureSourceDefinition("labels", featureLimit=3)) == copy
+    with pytest.raises(QgsProcessingException, match="The layer labels has no field colour"):
+        Features(QgsVectorLayer(sample.labels, "labels", "ogr"), None).as_file(copy, context, Feedback(), ["colour"])
 
 
 def test_only_selected_features_are_written_when_that_is_asked(tmp_path: Path, context: QgsProcessingContext) -> None:

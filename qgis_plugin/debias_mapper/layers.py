@@ -28,6 +28,7 @@ from qgis.core import (
     QgsProcessingException,
     QgsProcessingFeatureSourceDefinition,
     QgsProcessingFeedback,
+    QgsProviderRegistry,
     QgsRectangle,
     QgsVectorFileWriter,
     QgsVectorLayer,
@@ -38,6 +39,8 @@ from qgis.PyQt.QtCore import QMetaType
 
 ROW = "debias_row"
 """Field that says which feature of the layer one of the temporary file is."""
+
+_FILES = (".gpkg", ".shp", ".geojson", ".fgb")
 
 _SEGMENTS = 100
 """Straight edges become curves in another CRS: at least so many pieces across an area are moved."""
@@ -93,6 +96,7 @@ class Features:
         self.crs = known_crs(layer)
         self.fields = layer.fields()
         self.wkb_type = layer.wkbType()
+        self._file = _own_file(layer, definition)
         self._source = QgsVectorLayerFeatureSource(layer)
         self._request = QgsFeatureRequest()
         self._selected: frozenset[int] | None = None
@@ -185,6 +189,20 @@ class Features:
             raise QgsProcessingException(f"The layer {self.name} has no {chosen}features{where}.")
         return written
 
+    def as_file(
+        self, path: str, context: QgsProcessingContext, feedback: QgsProcessingFeedback, names: Sequence[str] = ()
+    ) -> str:
+        """The layer's own file where that says the same, so that a command can be repeated; else a copy.
+
+        Arguments and exceptions are those of :meth:`write`; a file of its own has further fields as well.
+        """
+        for name in names:
+            self._column(name)
+        if self._file is not None:
+            return self._file
+        self.write(path, context, feedback, names)
+        return path
+
     def _column(self, name: str) -> int:
         column = self.fields.lookupField(name)
         if column < 0:
@@ -241,8 +259,7 @@ class Area:
             QgsProcessingException: If the layer has no features.
         """
         if self._polygons is not None:
-            self._polygons.write(path, context, feedback)
-            return path
+            return self._polygons.as_file(path, context, feedback)
         if self._rectangle is None:
             return None
         box = self._rectangle
@@ -255,6 +272,26 @@ class Area:
         _add(writer, feature, path)
         del writer
         return path
+
+
+def _own_file(layer: QgsVectorLayer, definition: Any) -> str | None:  # noqa: ANN401 - any value of a parameter
+    """The file of a layer that is all of that file, unchanged and of a kind that the library surely reads."""
+    provider = layer.dataProvider()
+    path = layer.source().partition("|")[0]
+    if (
+        layer.providerType() != "ogr"
+        or not path.lower().endswith(_FILES)
+        or not os.path.isfile(path)
+        or isinstance(definition, QgsProcessingFeatureSourceDefinition)
+        or layer.subsetString()
+        or layer.isModified()
+        or provider.crs() != layer.crs()
+        or layer.fields().names() != provider.fields().names()  # joins and virtual fields
+        or QgsWkbTypes.linearType(layer.wkbType()) != layer.wkbType()
+    ):
+        return None
+    layers = QgsProviderRegistry.instance().querySublayers(path)
+    return path if sum(each.wkbType() != Qgis.WkbType.NoGeometry for each in layers) == 1 else None
 
 
 def _plain(kind: Qgis.WkbType) -> Qgis.WkbType:

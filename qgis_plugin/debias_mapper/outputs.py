@@ -205,7 +205,8 @@ def dress(layer: QgsMapLayer, qml: str | None, metadata: QgsLayerMetadata) -> No
 class OutputStyler(QgsProcessingLayerPostProcessorInterface):
     """Dresses a result when QGIS has loaded it.
 
-    QGIS keeps no reference to the Python half of it, so :data:`_kept` does until the plugin is unloaded.
+    QGIS keeps no reference to the Python half of it, so :data:`_kept` does, for good: which of them are still to be
+    called, only QGIS knows.
     """
 
     _kept: ClassVar[list[OutputStyler]] = []
@@ -220,11 +221,6 @@ class OutputStyler(QgsProcessingLayerPostProcessorInterface):
     ) -> None:
         """In the main thread."""
         dress(layer, self._qml, self._metadata)
-
-    @classmethod
-    def forget(cls) -> None:
-        """Let all of them go."""
-        cls._kept.clear()
 
 
 @dataclass(frozen=True)
@@ -253,11 +249,8 @@ class Dress:
             return
         layers = QgsProviderRegistry.instance().querySublayers(self.destination)
         # With the name of the layer in it: under another address a GeoPackage takes no metadata.
-        layer = (
-            layers[0].toLayer(QgsProviderSublayerDetails.LayerOptions(QgsCoordinateTransformContext()))
-            if layers
-            else None
-        )
+        options = QgsProviderSublayerDetails.LayerOptions(QgsCoordinateTransformContext())
+        layer = layers[0].toLayer(options) if layers else None
         if layer is None or not layer.isValid():
             return
         dress(layer, self.qml, self.metadata)

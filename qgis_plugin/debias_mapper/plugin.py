@@ -7,7 +7,6 @@ from typing import Any
 from qgis.core import QgsApplication
 
 from . import jobs
-from .outputs import OutputStyler
 from .provider import DebiasProvider
 
 
@@ -46,7 +45,6 @@ class DebiasPlugin:
             self._desktop.close_down()
             self._desktop = None
         jobs.close_workers()
-        OutputStyler.forget()
         if self.provider is not None:
             QgsApplication.processingRegistry().removeProvider(self.provider)
             self.provider = None

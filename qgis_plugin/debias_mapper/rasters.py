@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from typing import Any
-from xml.etree import ElementTree  # nosec B405 - writes XML, never reads any
+from xml.etree import ElementTree  # nosec B405
 
 from qgis.core import (
     Qgis,

@@ -120,8 +120,9 @@ class Evaluate(DebiasAlgorithm):
         predictions = run.path(file_name(self.predictions.name))
         reference = run.path(os.path.join("reference", file_name(self.reference.name)))
         truth = run.value(CLASS_FIELD)
-        self.reference.write(reference, run.context, run.feedback, [truth])
-        self.predictions.write(predictions, run.context, run.feedback, self._fields(run, self.predictions))
+        reference = self.reference.as_file(reference, run.context, run.feedback, [truth])
+        fields = self._fields(run, self.predictions)
+        predictions = self.predictions.as_file(predictions, run.context, run.feedback, fields)
         area = self.area.argument(self.reference.crs, run.path("area.gpkg"), run.context, run.feedback)
         return Command(
             "evaluate-layer",

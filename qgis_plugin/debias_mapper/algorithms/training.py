@@ -120,8 +120,7 @@ class TrainingAlgorithm(DebiasAlgorithm):
             raise QgsProcessingException(self.invalidSourceError(dict(run.parameters), LABELS))
         path, words = self.raster_words(run)
         field = self.parameterAsString(dict(run.parameters), CLASS_FIELD, run.context)
-        labels = run.path(file_name(self.labels.name))
-        self.labels.write(labels, run.context, run.feedback, [field])
+        labels = self.labels.as_file(run.path(file_name(self.labels.name)), run.context, run.feedback, [field])
         return Command(
             self.VERB,
             [
