@@ -16,6 +16,7 @@ from qgis.core import (
     Qgis,
     QgsApplication,
     QgsCategorizedSymbolRenderer,
+    QgsCoordinateReferenceSystem,
     QgsFeature,
     QgsMapLayer,
     QgsProject,
@@ -298,6 +299,17 @@ def test_a_failed_run_ends_with_its_sentence(dock: Any, scene: Any, sample: Samp
     (message,) = qgis_iface.messageBar().get_messages(Qgis.MessageLevel.Critical)
     assert "/nowhere/weights.safetensors" in message
     assert "Error: " in dock.log.toPlainText()
+
+
+def test_an_image_without_crs_is_refused_before_the_run(dock: Any, sample: Sample) -> None:
+    image = QgsRasterLayer(sample.scene, "nowhere")
+    image.setCrs(QgsCoordinateReferenceSystem())
+    add(image)
+    choose(dock, sample, sample.classifier)
+    dock.run_button.click()
+    until(lambda: not dock.busy, "the refusal")
+    assert "nowhere" in dock.sentence.text()
+    assert "coordinate reference system" in dock.sentence.text()
 
 
 def test_area_and_options_become_parameters(dock: Any, scene: Any, sample: Sample, qgis_iface: Any) -> None:

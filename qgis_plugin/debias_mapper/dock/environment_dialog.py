@@ -38,7 +38,7 @@ from ..runtime.pythons import NEWEST, OLDEST, Python, find_pythons
 from .tasks import Background, BackgroundTask, Outcome
 
 REGISTRY, WHEELS = range(2)
-WIDTH, HEIGHT = 640, 580
+WIDTH = 640
 
 
 class EnvironmentDialog(QDialog):
@@ -56,14 +56,14 @@ class EnvironmentDialog(QDialog):
         self._measuring: BackgroundTask | None = None
         self.status: env.Status | None = None
         layout = QVBoxLayout(self)
-        layout.addWidget(self._build_state())
-        layout.addWidget(self._build_existing())
-        layout.addWidget(self._build_new())
+        for box in (self._build_state(), self._build_existing(), self._build_new()):
+            box.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+            layout.addWidget(box)
         layout.addLayout(self._build_progress())
         layout.addWidget(self._build_log(), 1)
         layout.addLayout(self._build_buttons())
         self.refresh()
-        self.resize(WIDTH, HEIGHT)
+        self.resize(WIDTH, 0)  # no higher than it must be
         self._background.start("Look for Pythons", lambda task: find_pythons(), self._found_pythons)
 
     @property
