@@ -87,6 +87,7 @@ class DebiasDock(QgsDockWidget):
         self._background = Background()
         self._checking: BackgroundTask | None = None
         self._run = Asked("", {})
+        self._missing = ""
         self._repeatable: dict[str, Asked] = {}
         self.dialogs: list[Any] = []
         self.environment: EnvironmentDialog | None = None
@@ -240,6 +241,7 @@ class DebiasDock(QgsDockWidget):
         self._run = asked
         self._began = time.monotonic()
         self.log.clear()
+        self._say("")
         self.bar.setValue(0)
         self.bar.setFormat("Starting")
         self.runner.start(asked.algorithm, asked.parameters)
@@ -253,7 +255,8 @@ class DebiasDock(QgsDockWidget):
         self.cancel_button.setEnabled(self.busy)
         self.bar.setVisible(self.busy)
         self.copy.setEnabled(bool(self.command.toPlainText()))
-        if not self.busy:
+        if not self.busy and missing != self._missing:  # how a run ended stays to be read
+            self._missing = missing
             self._say(missing)
 
     def _say(self, sentence: str) -> None:
