@@ -42,12 +42,12 @@ def test_what_classify_features_writes_is_scored_with_its_twin(
     assert found["features"] == len(truth)
     groups = dict(zip(said["class"], said["group"], strict=True))
     assert groups.items() <= {name: row["group"] for name, row in found["scores"]["per_class"].items()}.items()
-    assert "F1 LoRA" in report.read_text()
+    assert "F1 twin" in report.read_text()
 
     result = run("evaluate-layer", *named, *ALWAYS)
     assert (result.code, result.err) == (0, "")
     lines = [line.split() for line in result.out.splitlines()]
-    assert lines[0] == ["F1", "LoRA", "model"]
+    assert lines[0] == ["F1", "twin", "model"]
     assert lines[4] == ["macro", *(f"{100 * found[key]['f1']['macro']:.1f}" for key in ("raw", "scores"))]
 
 

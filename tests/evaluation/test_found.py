@@ -88,6 +88,15 @@ def test_means_leave_out_the_background_and_what_is_absent() -> None:
     assert "0.5 or more at the overlap 0.5" in values["definition"]
 
 
+def test_all_guesses_count_where_no_score_is_asked_for() -> None:
+    box = [[0.0, 0.0, 2.0, 2.0], [10.0, 0.0, 12.0, 2.0]]
+    truth, guess = Truth(box, [0, 1], [False] * 2), Guess(box, [-3.0, -0.5], [0, 1])
+    result = found_scores([truth], [guess], TABLE)
+    assert result.means["f1"]["overall"] == 1.0
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["min_score"] is None
+    assert "those of all guesses at the overlap 0.5" in result.definition
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("iou", 0.0), ("iou", 1.5), ("iou", float("nan")), ("min_score", float("nan"))]
 )

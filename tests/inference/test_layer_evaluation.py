@@ -102,7 +102,10 @@ def test_what_is_missed_costs_recall_and_stands_beside(fields: dict[str, Any]) -
     ]
     assert scores.balanced_accuracy == pytest.approx(np.mean(recalls))
     assert scores.absent == []
-    assert found.facts.notes == ("30 of 120 reference features have no prediction.",)
+    assert found.facts.notes == (
+        "30 of 120 reference features have no prediction.",
+        "20 of 110 predictions do not count: 20 without a class.",
+    )
 
 
 def test_predictions_below_the_score_are_not_there(fields: dict[str, Any]) -> None:
@@ -171,7 +174,17 @@ def test_a_class_that_no_prediction_names_is_grouped_by_the_reference() -> None:
         "a": "middle", "b": "middle", "c": "tail", "z": "background",
     }  # fmt: skip
     assert pair.silent == ("b", "c")
-    assert "b, c, which no prediction names, by the number" in pair.grouped
+    assert "; b, c, of which none tells it, by the number" in pair.grouped
+
+
+def test_a_class_that_only_the_twin_names_is_grouped_by_the_reference() -> None:
+    reference = layer(grid(6), kind=["a", "a", "a", "b", "b", "background"])
+    said = layer(grid(6), **{"class": ["a"] * 6, "class_raw": ["b"] * 6, "group": ["tail"] * 6})
+    pair = read_pair(said, reference, "kind")
+    assert dict(zip(pair.table.names, pair.table.groups, strict=True)) == {
+        "a": "tail", "b": "middle", "background": "background",
+    }  # fmt: skip
+    assert "; b, of which none tells it, by the number" in pair.grouped
 
 
 def test_groups_that_contradict_each_other_are_not_used() -> None:
@@ -212,12 +225,63 @@ def test_only_what_lies_in_the_area_counts(fields: dict[str, Any], tmp_path: Pat
         assert found.scores.accuracy == sk.accuracy_score(fields["kind"][:60], fields["class"][:60])
 
 
+@pytest.mark.parametrize("kind", ["polygons", "points"])
+@pytest.mark.parametrize(("crs", "bounds"), [(4326, (-180, -90, 180, 90)), (4326, (-30, -60, 390, 85)), (3857, None)])
+def test_an_area_may_be_as_wide_as_the_earth(kind: str, crs: int, bounds: Any) -> None:
+    bounds = bounds or (-2e7, -1e8, 2e7, 1e8)
+    shapes = grid(40) if kind == "polygons" else shapely.centroid(grid(40))
+    reference, said = layer(shapes, kind=["a"] * 40), layer(grid(40), **{"class": ["a"] * 40})
+    area = gpd.GeoDataFrame(geometry=[shapely.box(*bounds)], crs=crs)
+    pair = read_pair(said, reference, "kind", area=area)
+    assert pair.inside.all()
+    assert pair.reached.all()
+    # Bounds, in the CRS of the reference.
+    assert read_pair(said, reference.to_crs(crs), "kind", area=bounds).inside.all()
+
+
+def test_a_wide_area_that_ends_among_the_features_parts_them() -> None:
+    """Half of the earth, whose edge is a meridian through the middle of the features."""
+    reference, said = layer(grid(40), kind=["a"] * 40), layer(grid(40), **{"class": ["a"] * 40})
+    centres = shapely.centroid(reference.geometry.to_crs(4326).to_numpy())
+    east = float(np.median(shapely.get_x(centres)))
+    area = gpd.GeoDataFrame(geometry=[shapely.box(east, -90, 180, 90)], crs=4326)
+    pair = read_pair(said, reference, "kind", area=area)
+    assert pair.inside.tolist() == (shapely.get_x(centres) >= east).tolist()
+    assert pair.reached.tolist() == pair.inside.tolist()
+
+
 def test_broken_and_deep_geometries_are_of_use() -> None:
     bow = shapely.Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])
     bow = shapely.transform(shapely.force_3d(bow), lambda xyz: xyz + np.array([LEFT, BOTTOM, 0]), include_z=True)
     scores = evaluate_layer(layer(grid(1), **{"class": ["a"]}), layer([bow], kind=["a"]), "kind").scores
     assert isinstance(scores, Scores)
     assert scores.accuracy == 1.0
+
+
+@pytest.mark.parametrize("how", ["features", "objects"])
+def test_polygons_that_collapsed_are_left_out_and_counted(how: Any, caplog: pytest.LogCaptureFixture) -> None:
+    flat = [(LEFT, BOTTOM), (LEFT + 4, BOTTOM + 4), (LEFT + 9, BOTTOM + 9), (LEFT, BOTTOM)]
+    shapes = [*grid(3)[1:], shapely.Polygon(flat)]
+    said = layer(shapes, **{"class": ["a"] * 3, "score": [0.5] * 3})
+    found = evaluate_layer(said, layer(shapes, kind=["a"] * 3), "kind", how=how)
+    assert (found.facts.features, found.facts.predicted) == (2, 2)
+    assert [message for message in caplog.messages if "left out 1 polygons without area" in message] == caplog.messages
+    assert len(caplog.messages) == 2
+    with pytest.raises(LabelError, match=r"has no feature with a place in .* and an area"):
+        evaluate_layer(said.iloc[2:], said.iloc[2:], "class", how=how)
+
+
+def test_spikes_are_cut_off() -> None:
+    """A corner that runs out and back on itself: an area with a line, whose far end is no part of the object."""
+    spike = [(0, 0), (10, 0), (10, 6), (10, 90), (10, 6), (0, 6)]
+    shape = shapely.Polygon(np.array(spike) + ORIGIN)
+    box = shapely.box(LEFT, BOTTOM, LEFT + 10, BOTTOM + 6)
+    said = layer([box], **{"class": ["a"], "score": [0.5]})
+    pair = read_pair(said, layer([shape], kind=["a"]), "kind")
+    assert pair.reference[0].equals(pair.predictions[0])
+    found = evaluate_layer(said, layer([shape], kind=["a"]), "kind", how="objects").scores
+    assert isinstance(found, ObjectScores)
+    assert found.average.ap["macro"] == 1.0
 
 
 # ----------------------------------------------------------------------------------------------------------- objects
@@ -299,6 +363,81 @@ def test_upright_predictions_are_compared_upright(objects: dict[str, Any]) -> No
     assert found.facts.notes[0].startswith("All predictions are upright boxes")
 
 
+def test_round_objects_are_compared_by_the_upright_boxes_around_them() -> None:
+    """As in training. The smallest rectangle around a circle lies at any angle, and its bounds are too large."""
+    rng = np.random.default_rng(2)
+    circles = shapely.buffer(shapely.centroid(grid(40)), rng.uniform(3, 8, 40))
+    circles = np.array([shapely.affinity.rotate(circle, rng.uniform(0, 90)) for circle in circles])
+    said = layer(shapely.box(*shapely.bounds(circles).T), **{"class": ["a"] * 40, "score": rng.random(40)})
+    found = evaluate_layer(said, layer(circles, kind=["a"] * 40), "kind", how="objects").scores
+    assert isinstance(found, ObjectScores)
+    assert found.average.ap["macro"] == 1.0
+
+
+def test_each_part_of_a_feature_is_an_object() -> None:
+    shapes = grid(4)
+    pairs = [shapely.MultiPolygon(list(shapes[:2])), shapely.MultiPolygon(list(shapes[2:]))]
+    said = layer(shapes, **{"class": ["a"] * 4, "score": [0.9, 0.8, 0.7, 0.6]})
+    for predictions, reference in (
+        (said, layer(pairs, kind=["a", "a"])),
+        (layer(pairs, **{"class": ["a", "a"], "score": [0.9, 0.7]}), layer(shapes, kind=["a"] * 4)),
+    ):
+        found = evaluate_layer(predictions, reference, "kind", how="objects")
+        assert isinstance(found.scores, ObjectScores)
+        assert found.scores.average.ap["macro"] == 1.0
+        assert (found.facts.features, found.facts.predicted) == (4, 4)
+    # By features, each is one as it stands.
+    assert evaluate_layer(said, layer(pairs, kind=["a", "a"]), "kind").facts.features == 2
+
+
+@pytest.mark.parametrize("crs", [CRS, 4326])
+def test_a_neighbour_outside_the_area_that_only_touches_is_no_false_alarm(crs: Any) -> None:
+    shapes = [shapely.box(LEFT + x, BOTTOM, LEFT + x + 10, BOTTOM + 6) for x in (0, -10)]
+    said = layer(shapes, **{"class": ["a", "a"], "score": [0.5, 0.9]})
+    reference = layer(shapes[:1], kind=["a"]).to_crs(crs)
+    area = gpd.GeoDataFrame(geometry=[shapely.box(LEFT, BOTTOM - 1, LEFT + 20, BOTTOM + 9)], crs=CRS)
+    found = evaluate_layer(said, reference, "kind", how="objects", area=area)
+    assert isinstance(found.scores, ObjectScores)
+    row = found.scores.found.per_class["a"]
+    assert (row["found"], row["false_alarms"]) == (1, 0)
+
+
+def test_scores_may_be_of_any_range(objects: dict[str, Any]) -> None:
+    """Logits: what a lowest score of 0 cuts counts where none is asked for."""
+    model, reference = object_layers(objects)
+    logits = model.assign(score=np.log(model["score"] / (1 - model["score"])))
+    assert (logits["score"] < 0).sum() > 20
+    values, others = (evaluate_layer(one, reference, "kind", how="objects").scores for one in (model, logits))
+    assert isinstance(values, ObjectScores)
+    assert isinstance(others, ObjectScores)
+    assert values.found == others.found
+    assert values.found.min_score is None
+    assert "those of all guesses at the overlap 0.5" in values.found.definition
+    cut = evaluate_layer(logits, reference, "kind", how="objects", min_score=0.0).scores
+    assert isinstance(cut, ObjectScores)
+    counted = [row["found"] + row["false_alarms"] for row in cut.found.per_class.values()]
+    assert sum(counted) == (logits["score"] >= 0).sum()
+    missed = [
+        sum(row[-1] for row in evaluate_layer(logits, logits, "class", min_score=low).scores.confusion)  # type: ignore[union-attr]
+        for low in (None, 0.0)
+    ]
+    assert missed == [0, (logits["score"] < 0).sum()]
+
+
+def test_what_has_no_score_or_class_is_told(objects: dict[str, Any]) -> None:
+    model, reference = object_layers(objects)
+    model.loc[:2, "score"] = None
+    model.loc[2:6, "class"] = None
+    found = evaluate_layer(model, reference, "kind", how="objects")
+    assert found.facts.notes[-1] == "7 of 60 predictions do not count: 5 without a class and 2 without a score."
+    assert isinstance(found.scores, ObjectScores)
+    assert sum(row["guesses"] for row in found.scores.average.per_class.values()) == 53
+    by_feature = evaluate_layer(model, model, "class_raw")
+    assert by_feature.facts.notes[-1] == "5 of 60 predictions do not count: 5 without a class."
+    cut = evaluate_layer(model, model, "class_raw", min_score=0.0)
+    assert cut.facts.notes[-1] == "7 of 60 predictions do not count: 5 without a class and 2 without a score."
+
+
 def test_outlines_stand_as_their_rectangles() -> None:
     corner = shapely.Polygon([(0, 0), (10, 0), (10, 2), (2, 2), (2, 6), (0, 6)])
     shapes = shapely.transform(np.array([corner, shapely.box(30, 0, 40, 6)]), lambda points: points + ORIGIN)
@@ -346,7 +485,9 @@ def test_report_and_json_say_what_was_done(objects: dict[str, Any], tmp_path: Pa
     page = (tmp_path / "report.html").read_text()
     for part in ("model.gpkg against truth.geojson", "60 features", "UTM zone 33N", "thirds of the classes", "barn"):
         assert part in page
-    assert (f"{'F1' if how == 'features' else 'AP50'} LoRA" in page) == twin
+    assert (f"{'F1' if how == 'features' else 'AP50'} twin" in page) == twin
+    assert "LoRA" not in page.replace("the debLoRA paper", "")
+    assert "Lowest score" in page
     assert "training samples" not in page
     values = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert (values["raw"] is not None) == twin

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torchgeo_debias.evaluation.found import FoundScores
     from torchgeo_debias.inference.layer_evaluation import LayerEvaluation
 
+_TWIN = "twin"  # a layer does not tell what it is, the plain LoRA or a control
+
 
 @app.command()
 def evaluate_layer(
@@ -31,8 +33,9 @@ def evaluate_layer(
         "features"
     ),
     min_score: Annotated[
-        float, typer.Option(help="Lowest score that counts; average precision takes all of them.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Lowest score that counts; average precision takes all of them.", show_default="all count"),
+    ] = None,
     iou: Annotated[
         float | None, typer.Option(help="Overlap from which an object counts as found.", show_default="0.5")
     ] = None,
@@ -74,17 +77,18 @@ def _show(result: LayerEvaluation) -> None:
     after, before = result.scores, result.raw
     if isinstance(after, ObjectScores):
         twin = before if isinstance(before, ObjectScores) else None
-        show.average_precision(after.average, None if twin is None else twin.average)
+        show.average_precision(after.average, None if twin is None else twin.average, _TWIN)
         _found(after.found)
     else:
-        show.scores(after, cast(Any, before))
+        show.scores(after, cast(Any, before), _TWIN)
     for note in (*result.facts.notes, result.facts.groups):
         show.line(note)
 
 
 def _found(found: FoundScores) -> None:
-    """Precision, recall and F1 from a score on."""
-    show.line(f"From the score {found.min_score:g} on, at the overlap {found.iou:g}:")
+    """Precision, recall and F1 of what counts."""
+    which = "All predictions" if found.min_score is None else f"From the score {found.min_score:g} on"
+    show.line(f"{which}, at the overlap {found.iou:g}:")
     show.line(f"{'':<8}{'precision':>11}{'recall':>8}{'F1':>8}")
     for key in found.means["f1"]:
         cells = [found.means[measure][key] for measure in ("precision", "recall", "f1")]

@@ -120,9 +120,9 @@ def class_counts(table: ClassTable) -> None:
         line(f"  {name:<{width}}  {count:>7}  {group}")
 
 
-def scores(after: Scores, before: Scores | None) -> None:
-    """F1 of the groups, beside those of the plain LoRA where it was kept."""
-    line(f"{'F1':<8}" + (f"{'LoRA':>8}" if before is not None else "") + f"{'model':>8}")
+def scores(after: Scores, before: Scores | None, twin: str = "LoRA") -> None:
+    """F1 of the groups, beside those of the twin where one was kept."""
+    line(f"{'F1':<8}" + (f"{twin:>8}" if before is not None else "") + f"{'model':>8}")
     for key in ("head", "middle", "tail", "macro"):
         old = f"{100 * before.f1[key]:>8.1f}" if before is not None else ""
         line(f"{key:<8}{old}{100 * after.f1[key]:>8.1f}")

@@ -24,6 +24,8 @@ MATCHING = (
 )
 
 _DIGITS = 9
+_SLIVER = 1e-6
+"""Share of the smaller of two polygons below which they only touch: coordinates that were moved are off by a little."""
 _POINTS = 256
 """Points of a polygon above which it is cut into pieces."""
 _HALVINGS = 24
@@ -76,11 +78,12 @@ def candidates(reference: Geometries, predictions: Geometries) -> Candidates:
     areal, solid = (shapely.get_dimensions(shapes) == 2 for shapes in (reference, predictions))
     truth, guess, shared = _overlaps(reference, predictions)
     both = areal[truth] & solid[guess]
-    share = np.where(both, shared / np.where(areal, shapely.area(reference), 1.0)[truth], 0.0)
+    size, extent = shapely.area(reference), shapely.area(predictions)
+    share = np.where(both, shared / np.where(areal, size, 1.0)[truth], 0.0)
     with np.errstate(divide="ignore"):
-        cover = np.log(shapely.area(predictions)).round(_DIGITS - 3)
+        cover = np.log(extent).round(_DIGITS - 3)
     rank = np.where(areal[truth], -share.round(_DIGITS), cover[guess])
-    kept = ~both | (share > 0)  # polygons that only touch share nothing
+    kept = ~both | (shared > _SLIVER * np.minimum(size[truth], extent[guess]))
     pairs = Candidates(truth[kept], guess[kept], rank[kept], np.zeros(int(kept.sum())))
     if areal.all() or solid.all():
         return pairs

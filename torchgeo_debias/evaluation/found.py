@@ -18,7 +18,7 @@ _Measure = Literal["precision", "recall", "f1"]
 _MEASURES: tuple[_Measure, ...] = ("precision", "recall", "f1")
 
 _DEFINITION = (
-    "Precision, recall and F1 are those of the guesses with a score of {min_score:g} or more at the overlap {iou:g}, "
+    "Precision, recall and F1 are those of {which} at the overlap {iou:g}, "
     "matched one to one from the surest down: found objects over guesses, found objects over objects, and "
     "2·found / (objects + guesses). Head, middle, tail and macro values are plain means over the classes with an "
     "object; 'overall' counts the guesses of all classes together."
@@ -43,7 +43,7 @@ class FoundScores:
 
     Attributes:
         iou: Overlap from which a guess hits.
-        min_score: Score from which a guess counts.
+        min_score: Score from which a guess counts; None where all do.
         means: ``precision``, ``recall`` and ``f1`` in 0..1, each under ``head``, ``middle``, ``tail``, ``macro`` and
             ``overall``; nan where undefined.
         per_class: By class name, in the order of class ids.
@@ -51,7 +51,7 @@ class FoundScores:
     """
 
     iou: float
-    min_score: float
+    min_score: float | None
     means: dict[str, dict[str, float]]
     per_class: dict[str, ClassFound]
     definition: str
@@ -71,7 +71,12 @@ class FoundScores:
 
 
 def found_scores(
-    truths: Sequence[Truth], guesses: Sequence[Guess], table: ClassTable, *, iou: float = 0.5, min_score: float = 0.0
+    truths: Sequence[Truth],
+    guesses: Sequence[Guess],
+    table: ClassTable,
+    *,
+    iou: float = 0.5,
+    min_score: float | None = None,
 ) -> FoundScores:
     """Score the boxes from a score on against the truth; ``definition`` of the result says how.
 
@@ -80,7 +85,7 @@ def found_scores(
         guesses: What was found in the same images, in the same order.
         table: The classes with their groups.
         iou: Overlap (intersection over union) from which a guess hits, in (0, 1].
-        min_score: Guesses below are left out.
+        min_score: Guesses below are left out; none by default, since scores may be of any range.
 
     Raises:
         ConfigError: If an option is out of range.
@@ -88,9 +93,11 @@ def found_scores(
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"The overlap from which an object counts as found lies above 0 and up to 1; received {iou}.")
-    if not math.isfinite(min_score):
-        raise ConfigError(f"The lowest score must be a number; received {min_score}.")
-    there, ignored, found = gather(truths, [_from(guess, min_score) for guess in guesses], len(table.names), None)
+    if min_score is not None:
+        if not math.isfinite(min_score):
+            raise ConfigError(f"The lowest score must be a number; received {min_score}.")
+        guesses = [_from(guess, min_score) for guess in guesses]
+    there, ignored, found = gather(truths, guesses, len(table.names), None)
     (row,) = outcomes(there, ignored, found, [iou], "coco")
     n = len(table.names)
     objects, hits, misses = (
@@ -112,7 +119,8 @@ def found_scores(
         }
         for measure in _MEASURES
     }
-    return FoundScores(iou, min_score, means, per_class, _DEFINITION.format(iou=iou, min_score=min_score))
+    which = "all guesses" if min_score is None else f"the guesses with a score of {min_score:g} or more"
+    return FoundScores(iou, min_score, means, per_class, _DEFINITION.format(iou=iou, which=which))
 
 
 def _of_class(hits: int, misses: int, objects: int, group: str) -> ClassFound:

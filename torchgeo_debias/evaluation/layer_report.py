@@ -24,7 +24,7 @@ from torchgeo_debias.evaluation.report import (
     write_report,
 )
 
-NAMES = ("LoRA", "model")
+NAMES = ("twin", "model")
 """What the plain twin and the model are called."""
 
 _ORDER = ("tail", "head", "middle", "macro")
@@ -46,7 +46,7 @@ class LayerFacts:
         predicted: Features of the layer of predictions.
         groups: A sentence on where the groups come from.
         measured_in: Name of the CRS in which areas and overlaps are measured.
-        min_score: Lowest score asked for.
+        min_score: Lowest score asked for; None where all count.
         bounded: Whether an area bounds what counts.
         notes: Sentences that a reader of the numbers should know.
     """
@@ -57,7 +57,7 @@ class LayerFacts:
     predicted: int
     groups: str
     measured_in: str
-    min_score: float
+    min_score: float | None
     bounded: bool
     notes: tuple[str, ...]
 
@@ -70,7 +70,7 @@ class LayerFacts:
         return {
             "Reference": f"{self.reference}, {self.features:,} features{' within the area' * self.bounded}",
             "Predictions": f"{self.predictions}, {self.predicted:,} features",
-            "Lowest score": f"{self.min_score:g}",
+            "Lowest score": "none" if self.min_score is None else f"{self.min_score:g}",
             "Groups": self.groups,
             "Measured in": self.measured_in,
         }
@@ -150,7 +150,8 @@ def object_report(
     rows = [[row["ap50"] for row in one.per_class.values()] for one in shown]
     first, second = (scores, None) if raw is None else (raw, scores)
     names = NAMES if raw is not None else (NAMES[1], "")
-    found_text = f"Of the predictions with a score of {found.min_score:g} or more, at the overlap {found.iou:g}."
+    which = "all predictions" if found.min_score is None else f"the predictions from the score {found.min_score:g} on"
+    found_text = f"Of {which}, at the overlap {found.iou:g}."
     sections = [
         _opening(facts, scores.ap50, None if raw is None else raw.ap50, "AP50"),
         Section(

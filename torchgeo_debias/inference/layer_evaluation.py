@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from torchgeo_debias.boxes.convert import Floats, oriented_to_horizontal, polygons_to_oriented
+from torchgeo_debias.boxes.convert import Floats, polygons_to_oriented
 from torchgeo_debias.boxes.overlap import area as box_area
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, LabelError
@@ -110,7 +110,7 @@ def evaluate_layer(
     predicted_field: str = "class",
     score_field: str | None = None,
     how: How = "features",
-    min_score: float = 0.0,
+    min_score: float | None = None,
     iou: float = IOU,
     area: AreaLike | None = None,
     progress: ProgressCallback = silent,
@@ -126,9 +126,9 @@ def evaluate_layer(
         score_field: Field of the score; ``score`` where left out, which features can do without.
         how: ``features`` (see :data:`~torchgeo_debias.evaluation.feature_matching.MATCHING`) or ``objects``:
             average precision of the smallest rectangles around the polygons, of upright boxes where all predictions
-            are such.
+            are such; each part of a multi-part feature is an object.
         min_score: Features: predictions below are taken as not there. Objects: precision, recall and F1 are those from
-            this score on; average precision is that of all.
+            this score on; average precision is that of all. All count where left out.
         iou: Objects: overlap from which one counts as found, for precision, recall and F1.
         area: Where the reference is complete, polygons or bounds in its CRS: reference features count by a point that
             represents them. Predicted objects outside count only where they overlap a reference that counts.
@@ -141,14 +141,19 @@ def evaluate_layer(
     """
     if how not in get_args(How):
         raise ConfigError(f"Layers are compared by {' or '.join(get_args(How))}; received {how!r}.")
-    if not math.isfinite(min_score):
+    if min_score is not None and not math.isfinite(min_score):
         raise ConfigError(f"The lowest score must be a number; received {min_score}.")
     progress(Progress("compare layers", 0, 3))
     pair = read_pair(
-        predictions, reference, class_field, predicted_field=predicted_field, score_field=score_field, area=area
-    )
-    if min_score > 0 and not pair.scored:
-        raise LabelError(f"{pair.names[1]} has no scores, so none can be asked for: name their field, or give none.")
+        predictions, reference, class_field, predicted_field=predicted_field, score_field=score_field, area=area,
+        parts=how == "objects",
+    )  # fmt: skip
+    if min_score is not None and not pair.scored:
+        if min_score > 0:
+            raise LabelError(
+                f"{pair.names[1]} has no scores, so none can be asked for: name their field, or give none."
+            )
+        min_score = None
     progress(Progress("compare layers", 1, 3))
     # Both give the scores of the model, those of its twin, and notes.
     scores, raw, notes = _features(pair, min_score) if how == "features" else _objects(pair, iou, min_score)
@@ -156,7 +161,7 @@ def evaluate_layer(
     return LayerEvaluation(how, scores, raw, _facts(pair, notes, min_score, area is not None))
 
 
-def _features(pair: LayerPair, min_score: float) -> tuple[Scores, Scores | None, list[str]]:
+def _features(pair: LayerPair, min_score: float | None) -> tuple[Scores, Scores | None, list[str]]:
     here = np.flatnonzero(pair.inside)
     pairs = candidates(pair.reference[here], pair.predictions)
     pair.refuse_apart(len(pairs.truth))
@@ -164,14 +169,14 @@ def _features(pair: LayerPair, min_score: float) -> tuple[Scores, Scores | None,
     scores, missed = _of_features(pairs, labels, pair.answers, pair.table, min_score)
     raw = None if pair.raw is None else _of_features(pairs, labels, pair.raw, pair.table, min_score)[0]
     notes = [f"{missed:,} of {len(here):,} reference features have no prediction."] if missed else []
-    return scores, raw, notes
+    return scores, raw, [*notes, *_unusable(pair.answers, np.unique(pairs.guess), min_score is not None)]
 
 
 def _of_features(
-    pairs: Candidates, labels: npt.NDArray[np.int64], answers: Answers, table: ClassTable, min_score: float
+    pairs: Candidates, labels: npt.NDArray[np.int64], answers: Answers, table: ClassTable, min_score: float | None
 ) -> tuple[Scores, int]:
     usable = answers.ids >= 0
-    if min_score > 0:
+    if min_score is not None:
         usable &= answers.scores >= min_score
     taken = pairs.best(answers.scores, usable, len(labels))
     none = len(table.names)
@@ -184,20 +189,22 @@ def _of_features(
     return scores, int((answered == none).sum())
 
 
-def _objects(pair: LayerPair, iou: float, min_score: float) -> tuple[ObjectScores, ObjectScores | None, list[str]]:
+def _objects(
+    pair: LayerPair, iou: float, min_score: float | None
+) -> tuple[ObjectScores, ObjectScores | None, list[str]]:
     for name, shapes in zip(pair.names, (pair.reference, pair.predictions), strict=True):
         if (shapely.get_dimensions(shapes) != 2).any():
             raise LabelError(f"{name} has points, which have no overlap: compare by features, or give polygons.")
     if not pair.scored:
         raise LabelError(f"{pair.names[1]} has no scores, which objects are ranked by: name their field.")
-    near = np.unique(shapely.STRtree(pair.predictions).query(pair.reference[pair.inside], predicate="intersects")[1])
+    near = np.unique(candidates(pair.reference[pair.inside], pair.predictions).guess)
     pair.refuse_apart(len(near))
     truths, guesses = polygons_to_oriented(pair.reference), polygons_to_oriented(pair.predictions)
     odd = int((shapely.area(pair.reference) < _RECTANGLE * box_area(truths)).sum())
     off_axes = np.mod(guesses[:, 4], 90.0)
     upright = bool((np.minimum(off_axes, 90.0 - off_axes) < _RIGHT_ANGLE).all())
     if upright:
-        truths, guesses = oriented_to_horizontal(truths), oriented_to_horizontal(guesses)
+        truths, guesses = shapely.bounds(pair.reference), shapely.bounds(pair.predictions)
         form = "All predictions are upright boxes: compared are the upright boxes around the objects."
     else:
         form = "Compared are the smallest rectangles around the objects, turned as they lie."
@@ -207,6 +214,7 @@ def _objects(pair: LayerPair, iou: float, min_score: float) -> tuple[ObjectScore
     # Beside those within the area also those on a reference that counts, which may lie across its edge.
     counts = pair.reached.copy()
     counts[near] = True
+    notes += _unusable(pair.answers, np.flatnonzero(counts), scored=True)
     truth = Truth(truths, pair.labels, ~pair.inside)
     scores = _of_objects(truth, guesses, counts, pair.answers, pair.table, iou, min_score)
     raw = None if pair.raw is None else _of_objects(truth, guesses, counts, pair.raw, pair.table, iou, min_score)
@@ -220,7 +228,7 @@ def _of_objects(
     answers: Answers,
     table: ClassTable,
     iou: float,
-    min_score: float,
+    min_score: float | None,
 ) -> ObjectScores:
     kept = counts & (answers.ids >= 0) & np.isfinite(answers.scores)
     guess = Guess(boxes[kept], answers.scores[kept], answers.ids[kept])
@@ -229,7 +237,18 @@ def _of_objects(
     return ObjectScores(average, found_scores([truth], [guess], table, iou=iou, min_score=min_score))
 
 
-def _facts(pair: LayerPair, notes: list[str], min_score: float, bounded: bool) -> LayerFacts:
+def _unusable(answers: Answers, guesses: npt.NDArray[np.int64], scored: bool) -> list[str]:
+    """A note on the predictions among ``guesses`` that do not count for want of a class or, if asked for, a score."""
+    classless = answers.ids[guesses] < 0
+    scoreless = ~classless & ~np.isfinite(answers.scores[guesses]) & scored
+    kinds = {"class": int(classless.sum()), "score": int(scoreless.sum())}
+    if not (total := sum(kinds.values())):
+        return []
+    why = " and ".join(f"{count:,} without a {kind}" for kind, count in kinds.items() if count)
+    return [f"{total:,} of {len(guesses):,} predictions do not count: {why}."]
+
+
+def _facts(pair: LayerPair, notes: list[str], min_score: float | None, bounded: bool) -> LayerFacts:
     if pair.silent:
         notes = [*notes, f"No prediction names {', '.join(pair.silent)}."]
     return LayerFacts(

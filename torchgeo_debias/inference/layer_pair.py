@@ -28,9 +28,6 @@ LayerLike: TypeAlias = Path | str | gpd.GeoDataFrame
 """A file of vector features, or a frame of them."""
 
 _BACKGROUND: Group = "background"  # what layers of labels call it
-_SEGMENTS = 100
-"""Edges of an area that are straight in one CRS are curves in another: so many pieces across it are moved."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +101,7 @@ def read_pair(
     predicted_field: str = "class",
     score_field: str | None = None,
     area: AreaLike | None = None,
+    parts: bool = False,
 ) -> LayerPair:
     """Read the two layers and lay them into one frame.
 
@@ -117,13 +115,14 @@ def read_pair(
         predicted_field: Field of the predicted class; ``<predicted_field>_raw``, where there is one, is the twin's.
         score_field: Field of the score, ``score`` where there is one if left out; likewise with ``_raw``.
         area: Where the reference is complete: polygons, or bounds in the CRS of the reference.
+        parts: Whether each part of a multi-part feature stands for itself, as in the training of detectors.
 
     Raises:
         LabelError: If a layer cannot be used, has no such field, or has lines; or if the area holds no reference.
         ConfigError: If bounds of the area are no bounds.
     """
-    truth_name, truth = _opened(reference)
-    guess_name, guess = _opened(predictions)
+    truth_name, truth = _opened(reference, parts)
+    guess_name, guess = _opened(predictions, parts)
     given, crs = truth.crs, _measuring_crs(guess.geometry, truth.geometry)
     truth, guess = _placed(truth_name, truth, crs), _placed(guess_name, guess, crs)
     shapes, others = truth.geometry.to_numpy(), guess.geometry.to_numpy()
@@ -133,8 +132,8 @@ def read_pair(
 
     inside, reached = np.ones(len(shapes), np.bool_), np.ones(len(others), np.bool_)
     if area is not None:
-        outline = _outline(area, given, crs)
-        inside, reached = _within(shapes, outline), _within(others, outline)
+        outline, own = read_area(area, "reference")
+        inside, reached = (_within(each, crs, outline, given if own is None else own) for each in (shapes, others))
     usable = true_names.notna().to_numpy()
     if not (inside & usable).any():
         raise LabelError(f"No feature of {truth_name} lies in the area; the layer spans {_extent(truth)}.")
@@ -157,16 +156,16 @@ def read_pair(
         None if said_raw is None else Answers(_ids(said_raw.names, ids), said_raw.scores),
         scored=said.scored,
         table=table,
-        grouped=_grouped(groups, silent),
+        grouped=_grouped(groups, [name for name in table.names if name in set(true_names)]),
         silent=silent,
     )
     _warn_of_classes(pair)
     return pair
 
 
-def _opened(layer: LayerLike) -> tuple[str, gpd.GeoDataFrame]:
+def _opened(layer: LayerLike, parts: bool) -> tuple[str, gpd.GeoDataFrame]:
     name, frame = open_layer(layer if isinstance(layer, gpd.GeoDataFrame) else Path(layer))
-    return name, frame.reset_index(drop=True)
+    return name, frame.explode(ignore_index=True) if parts else frame.reset_index(drop=True)
 
 
 def _classes(name: str, frame: gpd.GeoDataFrame, field: str) -> pd.Series:
@@ -225,7 +224,7 @@ def _measuring_crs(predictions: gpd.GeoSeries, reference: gpd.GeoSeries) -> CRS:
 
 
 def _placed(name: str, frame: gpd.GeoDataFrame, crs: CRS) -> gpd.GeoDataFrame:
-    """The features in ``crs``, valid and flat; refuses lines."""
+    """The features in ``crs``, valid and flat, without those that have no place or no area; refuses lines."""
     lines = int((shapely.get_dimensions(frame.geometry.to_numpy()) == 1).sum())
     if lines:
         raise LabelError(
@@ -235,29 +234,35 @@ def _placed(name: str, frame: gpd.GeoDataFrame, crs: CRS) -> gpd.GeoDataFrame:
     placed = np.isfinite(shapely.bounds(shapes)).all(axis=1)
     if not placed.all():
         _log.warning("%s: left out %d features that have no place in %s.", name, int((~placed).sum()), crs.name)
-    shapes = shapes[placed]
-    broken = ~shapely.is_valid(shapes)
-    shapes[broken] = shapely.make_valid(shapes[broken])
-    return frame[placed].set_geometry(gpd.GeoSeries(shapes, index=frame.index[placed], crs=crs)).reset_index(drop=True)
+    broken = placed & ~shapely.is_valid(shapes)
+    shapes[broken] = shapely.make_valid(shapes[broken], method="structure", keep_collapsed=False)
+    collapsed = placed & shapely.is_empty(shapes)
+    if collapsed.any():
+        _log.warning("%s: left out %d polygons without area.", name, int(collapsed.sum()))
+    kept = placed & ~collapsed
+    if not kept.any():
+        raise LabelError(f"{name} has no feature with a place in {crs.name} and an area; redraw them.")
+    return (
+        frame[kept].set_geometry(gpd.GeoSeries(shapes[kept], index=frame.index[kept], crs=crs)).reset_index(drop=True)
+    )
 
 
 def _extent(frame: gpd.GeoDataFrame) -> str:
     return extent(frame.total_bounds, frame.crs)
 
 
-def _outline(area: AreaLike, given: CRS, crs: CRS) -> shapely.Geometry:
-    geometry, own = read_area(area, "reference")
-    series = gpd.GeoSeries([geometry], crs=given if own is None else own)
-    if series.crs != crs:
-        left, bottom, right, top = series.total_bounds
-        series = series.segmentize(max(right - left, top - bottom) / _SEGMENTS).to_crs(crs)
-    outline: shapely.Geometry = shapely.make_valid(series.iloc[0])
-    return outline
+def _within(shapes: npt.NDArray[Any], crs: CRS, outline: shapely.Geometry, its_crs: CRS) -> npt.NDArray[np.bool_]:
+    """Whether the point that represents each feature lies in an area.
 
-
-def _within(shapes: npt.NDArray[Any], outline: shapely.Geometry) -> npt.NDArray[np.bool_]:
+    The points go to the CRS of the area, not the area to theirs: it may be the whole earth, of which a projected CRS
+    shows a part.
+    """
+    points = gpd.GeoSeries(shapely.point_on_surface(shapes), crs=crs).to_crs(its_crs)
+    x, y = points.x.to_numpy(), points.y.to_numpy()
     shapely.prepare(outline)
-    within: npt.NDArray[np.bool_] = shapely.intersects(outline, shapely.point_on_surface(shapes))
+    # Degrees east may be counted from 0 to 360.
+    turns = (-360.0, 0.0, 360.0) if its_crs.is_geographic else (0.0,)
+    within: npt.NDArray[np.bool_] = np.any([shapely.intersects_xy(outline, x + turn, y) for turn in turns], axis=0)
     return within
 
 
@@ -296,15 +301,15 @@ def _table(
     return table, tuple(name for name in order if name in counts and name not in predicted)
 
 
-def _grouped(groups: dict[str, Group], silent: tuple[str, ...]) -> str:
+def _grouped(groups: dict[str, Group], reference: Sequence[str]) -> str:
     if not groups:
         return (
             "Groups are thirds of the classes by their number of reference features, since the predictions tell none "
             "of the training."
         )
     sentence = "Groups are those of the training, as the predictions tell them"
-    if others := [name for name in silent if name not in groups]:
-        return f"{sentence}; {', '.join(others)}, which no prediction names, by the number of reference features."
+    if others := [name for name in reference if name not in groups and name != _BACKGROUND]:
+        return f"{sentence}; {', '.join(others)}, of which none tells it, by the number of reference features."
     return f"{sentence}."
 
 
