@@ -417,11 +417,10 @@ def test_scores_may_be_of_any_range(objects: dict[str, Any]) -> None:
     assert isinstance(cut, ObjectScores)
     counted = [row["found"] + row["false_alarms"] for row in cut.found.per_class.values()]
     assert sum(counted) == (logits["score"] >= 0).sum()
-    missed = [
-        sum(row[-1] for row in evaluate_layer(logits, logits, "class", min_score=low).scores.confusion)  # type: ignore[union-attr]
-        for low in (None, 0.0)
-    ]
-    assert missed == [0, (logits["score"] < 0).sum()]
+    for low, missed in ((None, 0), (0.0, (logits["score"] < 0).sum())):
+        by_feature = evaluate_layer(logits, logits, "class", min_score=low).scores
+        assert isinstance(by_feature, Scores)
+        assert sum(row[-1] for row in by_feature.confusion) == missed
 
 
 def test_what_has_no_score_or_class_is_told(objects: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ def train_detector(
         tested = None
         if hold_out is not None and held is not None:
             by = "images" if block is None else "blocks of ground"
-            split = Split(hold_out, settings.seed, by, len(objects), len(held))
+            split = Split(hold_out, settings.seed, by, len(objects), len(held), shared=kept["shared_ground"])
             tested = score_test(trained.package, held, split, out, report, settings, progress)
     show.trained(out, trained.package.table, trained.seconds, tested, as_json)
 

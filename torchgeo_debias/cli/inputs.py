@@ -119,7 +119,7 @@ def training_chips(
         chips = chips_from_layer(
             list(rasters or ()), labels, class_field, spec,
             bands=parse_bands(bands), nodata=nodata, background=background, seed=seed,
-            area=outline(area, next(iter(rasters or ()))), progress=progress,
+            area=outline(area, list(rasters or ())), progress=progress,
         )  # fmt: skip
         facts = {"data": ", ".join(path.name for path in rasters or ()), "labels": labels.name}
         part = _apart(TrainingChips(chips, facts), hold_out, seed)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import shapely
@@ -17,10 +16,11 @@ import shapely
 from torchgeo_debias.cli.bands import parse_bands
 from torchgeo_debias.cli.mapping import parse_area
 from torchgeo_debias.data.objects import ObjectSet, objects_from_layer, read_coco, read_dota, read_yolo
-from torchgeo_debias.errors import ConfigError, DataError, PackageError
+from torchgeo_debias.data.objects.ground import sharing
+from torchgeo_debias.errors import ConfigError, DataError, LabelError, PackageError
 from torchgeo_debias.package import DetectorPackage
 from torchgeo_debias.progress import ProgressCallback
-from torchgeo_debias.tiling.area import read_area
+from torchgeo_debias.tiling.area import area_around
 from torchgeo_debias.tiling.source import RasterSource
 
 FORMATS = ("yolo", "coco", "dota")
@@ -77,7 +77,7 @@ class Labelled:
         rasters = list(self.rasters or ())
         return objects_from_layer(
             rasters, self.labels, self.class_field, oriented=oriented, bands=parse_bands(self.bands),
-            nodata=self.nodata, block=self.block, area=outline(self.area, rasters[0]), names=classes,
+            nodata=self.nodata, block=self.block, area=outline(self.area, rasters), names=classes,
             progress=progress,
         )  # fmt: skip
 
@@ -115,6 +115,8 @@ class Labelled:
 def held_out(objects: ObjectSet, share: float, seed: int) -> tuple[ObjectSet, ObjectSet, dict[str, Any]]:
     """The objects to train on and those kept for a test, and what the package should remember of it.
 
+    ``shared_ground`` of that is how many images of the test show ground that the training shows as well.
+
     Raises:
         DataError: If nothing can be held out.
     """
@@ -124,8 +126,15 @@ def held_out(objects: ObjectSet, share: float, seed: int) -> tuple[ObjectSet, Ob
             "No image can be held out, since all come from one source or a class would lose its objects: give "
             "--block to split rasters by pieces of ground, or more images."
         )
-    facts = {"hold_out": share, "split_seed": seed, "images": _digest(objects, kept)}
-    return objects.subset(kept), objects.subset(held), facts
+    train, test = objects.subset(kept), objects.subset(held)
+    shared = sharing(*([image.ground for image in part.images] for part in (test, train)))[0]
+    facts = {
+        "hold_out": share,
+        "split_seed": seed,
+        "images": _digest(objects, kept),
+        "shared_ground": len(np.unique(shared)),
+    }
+    return train, test, facts
 
 
 def held_out_part(objects: ObjectSet, package: DetectorPackage) -> ObjectSet:
@@ -161,14 +170,20 @@ def _names(text: str) -> Path | list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def outline(area: str | None, raster: Path) -> shapely.Geometry | None:
-    """The area of the labels in the CRS of the first raster, all of it: others may lie elsewhere."""
+def outline(area: str | None, rasters: Sequence[Path]) -> shapely.Geometry | None:
+    """The area of the labels around the rasters, in the CRS of the first of them.
+
+    Raises:
+        LabelError: If it lies nowhere near a raster.
+    """
     wanted = parse_area(area)
     if wanted is None:
         return None
-    geometry, crs = read_area(wanted)
-    if crs is not None:
+    grids = []
+    for raster in rasters:
         with RasterSource(raster) as source:
-            geometry = gpd.GeoSeries([geometry], crs=crs).to_crs(source.crs.to_wkt())[0]
-    outline: shapely.Geometry = geometry
-    return outline
+            grids.append(source.grid)
+    around: shapely.Geometry = area_around(wanted, grids)
+    if shapely.is_empty(around):
+        raise LabelError(f"The area {area} touches none of the rasters; see that it is of the same place.")
+    return around

@@ -29,6 +29,7 @@ class Split:
         training: Chips, or images of a detector, to train on.
         test: Chips or images held out.
         left_out: Chips in neither part, since they reach into the ground of a training chip.
+        shared: Images held out that show ground of a training image, where all images overlap in a chain.
     """
 
     share: float
@@ -37,6 +38,7 @@ class Split:
     training: int
     test: int
     left_out: int = 0
+    shared: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -45,6 +47,8 @@ class Split:
     def sentence(self, unit: str) -> str:
         """For a report; ``unit`` is what is counted, in the plural."""
         apart = f"; {self.left_out:,} in neither, since they reach into training {unit}" if self.left_out else ""
+        if self.shared:
+            apart += f"; {self.shared:,} of those to test share ground with training {unit}, so scores may be too high"
         return (
             f"{100 * self.share:g} % held out by {self.by} (seed {self.seed}): {self.test:,} {unit} to test, "
             f"{self.training:,} to train{apart}"

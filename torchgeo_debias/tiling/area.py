@@ -77,7 +77,7 @@ class Area:
         """
         wanted = None
         if area is not None:
-            wanted = _to_pixels(_in_crs(area, grid), grid)
+            wanted = _to_pixels(area_around(area, [grid]), grid)
         present = None if footprints is None else _to_pixels(shapely.union_all(footprints), grid)
         return cls(wanted, present)
 
@@ -174,18 +174,22 @@ def read_area(area: AreaLike, of: str = "raster") -> tuple[Any, Any]:
     return geometry, frame.crs
 
 
-def _in_crs(area: AreaLike, grid: Grid) -> Any:  # noqa: ANN401 - a shapely geometry
-    """The area in the CRS of the raster, without what lies far away from it."""
+def area_around(area: AreaLike, grids: Sequence[Grid]) -> Any:  # noqa: ANN401 - a shapely geometry
+    """The area in the CRS of the first of some rasters, without what lies far away from all; errors as in `Area.of`.
+
+    Far away from a raster, what its CRS shows of the earth may come out anywhere.
+    """
     geometry, crs = read_area(area)
-    if crs is None or crs == grid.crs:
+    target = grids[0].crs
+    if crs is None or crs == target:
         return geometry
     try:
-        geometry = _near(geometry, crs, grid)
+        geometry = _united(np.array([_near(geometry, crs, grid) for grid in grids], np.object_))
         if geometry.is_empty:
             return geometry
         left, bottom, right, top = geometry.bounds
         fine = shapely.segmentize(geometry, max(right - left, top - bottom) / _SEGMENTS)
-        return _united(gpd.GeoSeries([fine], crs=crs).to_crs(grid.crs).to_numpy())
+        return _united(gpd.GeoSeries([fine], crs=crs).to_crs(target).to_numpy())
     except ProjError as error:  # of a drawing, or of another planet
         raise _no_crs(area) from error
 

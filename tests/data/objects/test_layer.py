@@ -181,7 +181,9 @@ def test_rasters_that_teach_the_same_object_stay_together(
         assert sources == {"west": "west", "east": "west", "south": "south", "far": "far"}
     joined = {name for name, source in sources.items() if list(sources.values()).count(source) > 1}
     if block is not None:
-        assert joined == {"west:2_0", "east:0_0", "west:2_1", "east:0_1"}
+        both = {"west:2", "east:0", "west:3", "east:1"}  # of west the last block is narrow, and lies on another of east
+        assert joined == {f"{name}_{row}" for name in both for row in (0, 1)}
+        assert sources["east:1_0"] == "west:3_0" != sources["east:0_0"] == "west:2_0"
     for seed in range(6):
         sides = objects.split(0.5, seed)
         ground: list[set[tuple[float, ...]]] = [set(), set()]  # centres of what is taught on the map of west
@@ -192,6 +194,69 @@ def test_rasters_that_teach_the_same_object_stay_together(
                 move = np.array(offsets[name]) + np.array([column, row]) * (30 if block else 0)
                 own |= {tuple(c) for c in (one.boxes[~one.ignored][:, :2] + move).round(3).tolist()}
         assert not ground[0] & ground[1]
+
+
+def raster_elsewhere(path: Path, bounds: tuple[float, float, float, float], crs: str) -> Path:
+    """A raster in another CRS on the ground of some pixels (left, top, right, bottom) of `NORTH_UP`."""
+    ground = gpd.GeoSeries([on_map(shapely.box(*bounds))], crs=CRS).to_crs(crs).total_bounds
+    write_raster(path, Affine(GSD, 0, ground[0], 0, -GSD, ground[3]), *(np.ptp(ground.reshape(2, 2), 0) // GSD))
+    with rasterio.open(path, "r+") as target:
+        target.crs = crs
+    return path
+
+
+def test_rasters_that_share_ground_stay_together_whatever_they_teach(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No object lies on two of them, so that what they teach joins none."""
+    paths = [
+        write_raster(tmp_path / "west.tif"),
+        write_raster(tmp_path / "east.tif", NORTH_UP @ Affine.translation(99, 0)),  # one column in common
+        write_raster(tmp_path / "below.tif", NORTH_UP @ Affine.translation(0, 60)),  # an edge in common
+        write_raster(tmp_path / "far.tif", NORTH_UP @ Affine.translation(500, 0)),
+        raster_elsewhere(tmp_path / "zone.tif", (590, 10, 650, 40), "EPSG:32633"),
+    ]
+    corners = [(5, 5), (110, 5), (20, 80), (520, 10), (620, 20)]
+    labels = layer([shapely.box(x, y, x + 5, y + 5) for x, y in corners])
+    objects = objects_from_layer(paths, labels, "kind", oriented=False)
+    assert {one.name: one.source for one in objects.images} == {
+        "west": "west", "east": "west", "below": "below", "far": "far", "zone": "far",
+    }  # fmt: skip
+    assert "4 of 5 images share ground or objects with others" in caplog.text
+    pixel = GSD**2
+    for one, other in ((0, 2), (1, 2), (0, 3)):
+        assert shapely.intersection(objects.images[one].ground, objects.images[other].ground).area == 0
+    assert objects.images[0].ground.area == pytest.approx(99.5 * 59.5 * pixel)
+
+
+def test_blocks_of_one_raster_share_no_ground(raster: Path, caplog: pytest.LogCaptureFixture) -> None:
+    objects = objects_from_layer([raster], layer([tilted(30, 20)]), "kind", oriented=True, block=10 * GSD)
+    assert {one.source for one in objects.images} >= {"scene:0_0", "scene:9_5"}
+    assert len({one.source for one in objects.images}) == len(objects)
+    assert "share ground" not in caplog.text
+
+
+def test_where_ground_would_join_all_images_a_warning_says_that_a_split_shares_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [write_raster(tmp_path / f"{i}.tif", NORTH_UP @ Affine.translation(90 * i, 0)) for i in range(6)]
+    shapes = [shapely.box(x, y, x + 5, y + 5) for x in range(30, 540, 90) for y in (10, 30)]
+    objects = objects_from_layer(paths, layer(shapes), "kind", oriented=False)
+    assert [one.source for one in objects.images] == [one.name for one in objects.images]
+    assert "no split can keep it apart" in caplog.text
+
+
+def test_an_area_may_be_as_wide_as_the_earth(tmp_path: Path) -> None:
+    """The area is in the degrees of the first raster; the second, in metres, shows a part of the earth."""
+    first = write_raster(tmp_path / "first.tif", Affine(1e-5, 0, 9.5, 0, -1e-5, 45.0))
+    with rasterio.open(first, "r+") as target:
+        target.crs = "EPSG:4326"
+    paths = [first, write_raster(tmp_path / "second.tif")]
+    area = shapely.box(-180, -90, 180, 90)
+    objects = objects_from_layer(paths, layer([tilted(30, 20)]), "kind", oriented=True, area=area)
+    assert [len(one.boxes) for one in objects.images] == [0, 1]
+    assert not objects.images[1].ignored.any()
+    assert objects.images[1].picture.read(0, 0, 100, 60)[1].all()
 
 
 def test_objects_that_stand_twice_in_a_layer_count_once(raster: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,10 +21,12 @@ from torchgeo_debias.classes import checked_names
 from torchgeo_debias.data._layer_io import open_layer, with_class
 from torchgeo_debias.data.layers import BACKGROUND, class_order, to_pixels
 from torchgeo_debias.data.objects._gather import warn_of_rare
+from torchgeo_debias.data.objects.ground import ground_of, sharing
 from torchgeo_debias.data.objects.objects import LabelledImage, ObjectSet, first_of_each, is_flat
 from torchgeo_debias.data.objects.picture import SourcePicture
 from torchgeo_debias.errors import ConfigError, LabelError
 from torchgeo_debias.progress import ProgressCallback, silent, track
+from torchgeo_debias.tiling.area import area_around
 from torchgeo_debias.tiling.plan import Box
 from torchgeo_debias.tiling.source import RasterSource, extent
 
@@ -109,8 +111,9 @@ def objects_from_layer(
         progress: Told about the stage "place labels".
 
     Returns:
-        One image for each raster or block (that ``area`` touches). The source of each is its name; images that teach
-        the same object, as rasters that overlap do, have one source, that of the first of them.
+        One image for each raster or block (that ``area`` touches). The source of each is its name; images that share
+        ground or teach the same object, as rasters that overlap do, have one source, that of the first of them. Where
+        ground would join all images, it joins none, and a warning tells so.
 
     Raises:
         LabelError: See :func:`~torchgeo_debias.data.layers.read_layer`; also if there are points or lines, polygons
@@ -130,7 +133,7 @@ def objects_from_layer(
     untouched: list[Path] = []
     twice = np.zeros(len(layer.labels), dtype=bool)
     moved: dict[str, gpd.GeoSeries] = {}
-    within: gpd.GeoSeries | None = None
+    within: gpd.GeoDataFrame | None = None
     first = ""
     for path, title in track(list(zip(paths, titles, strict=True)), "place labels", progress):
         with RasterSource(path, bands, nodata) as source:
@@ -138,21 +141,24 @@ def objects_from_layer(
             if wkt not in moved:
                 moved[wkt] = layer.frame.to_crs(wkt)
             if area is not None and within is None:
-                within = gpd.GeoSeries([area], crs=wkt)
+                within = gpd.GeoDataFrame(geometry=[area], crs=wkt)
             first = first or f"{path} {extent(source.bounds, source.crs)}"
             region, mask = _region(source, within)
             if region.is_empty:
                 untouched.append(path)
                 continue
             shapes, window, grid = to_pixels(moved[wkt], source), _window(region, source), _block(source, block)
+            place = source.grid
         placed = _placed(shapes, region, layer, oriented)
         twice[placed.twice] = True
         whole = SourcePicture(path, bands, nodata, area=mask)
-        for name, piece, here in _pieces(title, window, grid, region):
+        pieces = list(_pieces(title, window, grid, region))
+        grounds = ground_of([(piece, here) for _, piece, here in pieces], place, next(iter(moved)))
+        for (name, piece, here), ground in zip(pieces, grounds, strict=True):
             own, share = _seen(placed, here)
             items, boxes = placed.items[own], _shifted(placed.boxes[own], piece)
             ignored = layer.ignored[items] | (share < _MIN_VISIBLE)
-            images.append(LabelledImage(name, name, whole.part(piece), boxes, layer.labels[items], ignored))
+            images.append(LabelledImage(name, name, whole.part(piece), boxes, layer.labels[items], ignored, ground))
             features.append(items)
     found = twice.copy()
     for items in features:
@@ -188,26 +194,45 @@ def _check_options(rasters: Sequence[Path], block: float | None, area: object) -
 
 
 def _joined(name: str, images: list[LabelledImage], features: list[npt.NDArray[np.intp]]) -> list[LabelledImage]:
-    """The images with one source for those that teach the same object, as rasters that overlap do.
+    """The images with one source for those that share ground or teach the same object, as rasters that overlap do.
 
     Args:
         name: Of the layer, for the log.
         images: Each with its name for a source.
         features: Positions in the layer of the objects of each image.
     """
+    count = len(images)
     taught = [items[~image.ignored] for image, items in zip(images, features, strict=True)]
     columns, counts = np.unique(np.concatenate(taught), return_inverse=True, return_counts=True)[1:]
-    if (again := int((counts > 1).sum())) == 0:
-        return images
-    _log.warning(
-        "%s: %d objects are taught by more than one image, since images overlap, and count once for each; these images "
-        "have one source, so that a split keeps them together.",
-        name,
-        again,
-    )
-    rows = np.repeat(np.arange(len(images)), [len(items) for items in taught])
-    teaches = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(images), len(counts)))
-    groups = connected_components(teaches @ teaches.T, directed=False)[1]
+    if again := int((counts > 1).sum()):
+        _log.warning(
+            "%s: %d objects are taught by more than one image, since images overlap, and count once for each.",
+            name,
+            again,
+        )
+    rows = np.repeat(np.arange(count), [len(items) for items in taught])
+    teaches = csr_array((np.ones(len(rows)), (rows, columns)), shape=(count, max(len(counts), 1)))
+    same_object = teaches @ teaches.T
+    grounds = [image.ground for image in images]
+    one, other = sharing(grounds, grounds)
+    same_ground = csr_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    total, groups = connected_components(same_object + same_ground, directed=False)
+    apart, by_object = connected_components(same_object, directed=False)
+    if total == 1 < apart:
+        _log.warning(
+            "%s: the images share ground one with the other in an unbroken chain, so no split can keep it apart: only "
+            "images that teach the same object stay together.",
+            name,
+        )
+        groups = by_object
+    elif total < count:
+        _log.warning(
+            "%s: %d of %d images share ground or objects with others; these have one source, so that a split keeps "
+            "them together.",
+            name,
+            int((np.bincount(groups) > 1)[groups].sum()),
+            count,
+        )
     leader = np.unique(groups, return_index=True)[1][groups]
     return [replace(image, source=images[first].name) for image, first in zip(images, leader.tolist(), strict=True)]
 
@@ -261,7 +286,7 @@ def _no_area(name: str, lost: npt.NDArray[np.bool_]) -> LabelError:
     )
 
 
-def _region(source: RasterSource, within: gpd.GeoSeries | None) -> tuple[Any, Any]:
+def _region(source: RasterSource, within: gpd.GeoDataFrame | None) -> tuple[Any, Any]:
     """Where objects may lie, and the area of the labels, None for everywhere; both in pixels of the raster."""
     region: Any = shapely.box(0, 0, source.width, source.height)
     if source.footprints is not None:
@@ -269,7 +294,7 @@ def _region(source: RasterSource, within: gpd.GeoSeries | None) -> tuple[Any, An
         region = region & to_pixels(prints, source)[0]
     if within is None:
         return region, None
-    area = shapely.make_valid(to_pixels(within.to_crs(source.crs.to_wkt()), source)[0])
+    area = shapely.make_valid(to_pixels(gpd.GeoSeries([area_around(within, [source.grid])]), source)[0])
     return region & area, area
 
 

@@ -38,6 +38,8 @@ class LabelledImage:
         labels: (N,) int64 class ids; 0 for ignored objects of no known class.
         ignored: (N,) bool, objects that are neither taught nor counted nor taken for background: difficult ones,
             crowds, remains of cut ones.
+        ground: What it shows of the earth, a polygon in one CRS of all images of its set, see
+            :func:`~torchgeo_debias.data.objects.ground.ground_of`; None where unknown.
     """
 
     name: str
@@ -46,6 +48,7 @@ class LabelledImage:
     boxes: Floats
     labels: npt.NDArray[np.int64]
     ignored: npt.NDArray[np.bool_]
+    ground: Any = None
 
     def __post_init__(self) -> None:
         boxes = checked(self.boxes)
