@@ -79,6 +79,12 @@ def _pause(progress: ProgressCallback, words: list[str]) -> None:
     time.sleep(1)
 
 
+def _mutter(progress: ProgressCallback, words: list[str]) -> None:
+    """Leave half a line in the buffer of stderr, and be busy."""
+    sys.stderr.write("half a line")
+    _sleep(progress, words)
+
+
 def _flood(progress: ProgressCallback, words: list[str]) -> None:
     """Log without end, deaf to being cancelled."""
     while True:
@@ -127,6 +133,7 @@ DEEDS: dict[str, Callable[[ProgressCallback, list[str]], dict[str, Any] | None]]
     "steps": _steps,
     "sleep": _sleep,
     "pause": _pause,
+    "mutter": _mutter,
     "flood": _flood,
     "log": _log,
     "fork": _fork,

@@ -129,7 +129,7 @@ time.sleep(600)
 
 
 @posix
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("deed", [*DEEDS, "mutter"])
 def test_it_does_not_outlive_a_parent_that_was_killed(deed: str) -> None:
     request = json.dumps({"type": "run", "id": 1, "verb": "strange", "arguments": [deed, "100000"]})
     command = [sys.executable, "-c", PARENT, request, *STRANGE]

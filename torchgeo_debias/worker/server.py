@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NoReturn, TextIO
 
 from torchgeo_debias.cli.app import verbs
@@ -196,5 +197,6 @@ def _exit_late() -> None:
 
 def _exit(code: int) -> NoReturn:
     """End now: neither pools that join at the end nor destructors of native libraries may hold it up."""
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # nobody may read it any more
+        sys.stderr.flush()
     os._exit(code)
