@@ -5,11 +5,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
+from debias_mapper.runtime import process
 from debias_mapper.runtime.process import Child, Stopped, clean_environment, kill_tree, run_to_end, spawning
 
 from tests.plugin.conftest import gone
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 GRANDCHILD = """\
 import subprocess, sys, time
@@ -66,7 +70,7 @@ def test_the_end_of_a_program_is_seen_though_what_it_started_holds_its_output() 
 
 
 def test_ending_twice_from_two_threads_gives_the_same_status() -> None:
-    child = Child([sys.executable, "-c", "import time; time.sleep(60)"], clean_environment())
+    child = Child(SLEEP, clean_environment())
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(child.end(0))) for _ in range(2)]
     for thread in threads:
@@ -75,6 +79,25 @@ def test_ending_twice_from_two_threads_gives_the_same_status() -> None:
         thread.join(30)
     assert [*found, child.end(0)] == [-9, -9, -9]
     assert child.killed
+
+
+def test_a_child_that_cannot_be_killed_holds_nobody_up_and_is_fetched_when_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = Child(SLEEP, clean_environment())
+    monkeypatch.setattr(process, "kill_tree", lambda _: None)  # as when it hangs in a driver
+    found: list[int] = []
+    ending = threading.Thread(target=lambda: found.append(child.end(0)), daemon=True)
+    ending.start()
+    ending.join(30)
+    assert found == [process.KILLED]
+    assert child.killed
+    child.process.kill()
+    for thread in threading.enumerate():
+        if thread.name == process.KILLER:
+            thread.join(30)
+    assert child.process.returncode == -9
+    assert child.end(0) == -9
 
 
 def test_a_child_heads_a_group_and_ending_one_that_is_gone_is_no_error() -> None:
@@ -92,15 +115,33 @@ def test_on_windows_a_child_has_no_window(monkeypatch: pytest.MonkeyPatch) -> No
     assert spawning() == {"creationflags": 0x08000200}
 
 
-def test_on_windows_the_systems_own_program_ends_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = Child([sys.executable, "-c", "import time; time.sleep(60)"], clean_environment())
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    with monkeypatch.context() as context:
+        context.setattr(sys, "platform", "win32")
+        context.setenv("SYSTEMROOT", "C:\\Windows")
+        context.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
+        yield context
+
+
+def test_on_windows_the_systems_own_program_ends_the_tree(windows: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
-    with monkeypatch.context() as windows:
-        windows.setattr(sys, "platform", "win32")
-        windows.setenv("SYSTEMROOT", "C:\\Windows")
-        windows.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
-        windows.setattr(subprocess, "run", lambda command, **_: commands.append(command))
-        kill_tree(child.process)
-    child.end(0)
+    windows.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    with subprocess.Popen(SLEEP) as child:
+        kill_tree(child)
+        child.kill()
     assert commands[0][0].startswith("C:\\Windows")
-    assert commands[0][1:] == ["/F", "/T", "/PID", str(child.process.pid)]
+    assert commands[0][1:] == ["/F", "/T", "/PID", str(child.pid)]
+
+
+@pytest.mark.parametrize("failure", [subprocess.TimeoutExpired, FileNotFoundError])
+def test_on_windows_the_child_alone_is_ended_where_that_program_hangs_or_is_missing(
+    windows: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    def run(command: list[str], *, timeout: float, **_: object) -> None:
+        raise failure(command, timeout)
+
+    windows.setattr(subprocess, "run", run)
+    with subprocess.Popen(SLEEP) as child:
+        kill_tree(child)
+        assert child.wait(30) == -9

@@ -19,6 +19,14 @@ from .protocol import LINE_LIMIT
 POLL = 0.05
 KEPT_LINES = 200
 LINE_LENGTH = 500
+KILLING = 1.0
+"""Seconds that a child which is ended by force is waited for."""
+TASKKILL = 10.0
+"""Seconds that Windows has to end a child and all that it started, before the child alone is ended."""
+KILLER = "ending of a child"
+"""Name of the thread that goes on waiting for it."""
+KILLED = -9
+"""Exit status that stands for a child which was ended by force and is not gone yet."""
 DROPPED = frozenset(
     {
         "VIRTUAL_ENV",
@@ -68,12 +76,16 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         if process.poll() is None:
             command = [os.path.join(os.environ["SYSTEMROOT"], "System32", "taskkill.exe"), "/F", "/T", "/PID"]
-            subprocess.run(  # nosec B603 # a program of the system with a number
-                [*command, str(process.pid)],
-                capture_output=True,
-                check=False,
-                creationflags=subprocess.CREATE_NO_WINDOW,
-            )
+            try:
+                subprocess.run(  # nosec B603 # a program of the system with a number
+                    [*command, str(process.pid)],
+                    capture_output=True,
+                    check=False,
+                    timeout=TASKKILL,
+                    creationflags=subprocess.CREATE_NO_WINDOW,
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                process.kill()
         return
     with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError where only zombies are left
         os.killpg(process.pid, signal.SIGKILL)
@@ -173,7 +185,8 @@ class Child:
         """Give the child time to end by itself, then end it and whatever it started. May be called again.
 
         Args:
-            grace: Seconds; 0 ends it at once.
+            grace: Seconds; 0 ends it at once. One that the system cannot end takes a second more, and is left to a
+                thread then.
 
         Returns:
             Its exit status; on POSIX systems, minus the signal's number where a signal ended it.
@@ -184,11 +197,17 @@ class Child:
                 if grace > 0:
                     self.process.wait(grace)
             self.killed = self.killed or self.process.poll() is None
-            kill_tree(self.process)
-            self._status = self.process.wait()
-            for thread in self._threads:
-                thread.join(1)  # a process that left the group may hold a pipe open: it costs a second, no more
-        return self._status
+            killing = threading.Thread(target=self._kill, name=KILLER, daemon=True)
+            killing.start()
+            killing.join(KILLING)
+            self._status = self.process.poll()
+        return KILLED if self._status is None else self._status
+
+    def _kill(self) -> None:
+        kill_tree(self.process)
+        self.process.wait()  # may be for long, where it hangs in the kernel, in a driver or on a lost network disk
+        for thread in self._threads:
+            thread.join(KILLING)  # a process that left the group may hold a pipe open
 
 
 class Stopped(Exception):
