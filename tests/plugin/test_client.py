@@ -339,6 +339,32 @@ def test_a_second_job_at_the_same_time_is_refused_and_closing_ends_the_first(mak
     assert not client.alive
 
 
+def test_a_job_whose_worker_is_killed_by_closing_counts_as_cancelled(make_client: MakeClient) -> None:
+    client = make_client("hello()\nfor job in jobs():\n    time.sleep(60)\n")
+    client.start()
+
+    def close() -> bool:
+        client.close(0)  # between two looks at whether the client is being closed
+        return False
+
+    error = failure(client, is_cancelled=close)
+    assert isinstance(error, Cancelled), error
+    assert str(error) == "The worker was closed."
+
+
+def test_a_job_that_comes_while_the_client_is_closing_is_not_told_that_it_is_busy(make_client: MakeClient) -> None:
+    client = make_client(CANCELLABLE)
+    second: list[WorkerError] = []
+
+    def close(*_: object) -> None:
+        client.stop()
+        second.append(failure(client))
+
+    assert isinstance(failure(client, on_progress=close), Cancelled)
+    assert [str(error) for error in second] == ["The worker was closed."]
+    assert isinstance(second[0], Cancelled)
+
+
 @pytest.mark.usefixtures("short_grace")
 def test_closing_kills_a_worker_that_does_not_quit(make_client: MakeClient) -> None:
     client = make_client("hello()\nwhile True: time.sleep(1)\n")

@@ -49,6 +49,16 @@ def test_another_device_gets_a_new_worker_and_the_old_one_ends(fake: FakeWorker)
     workers.close()
 
 
+def test_an_unknown_device_costs_nobody_the_warm_worker(fake: FakeWorker) -> None:
+    workers, python = Workers(), fake(ECHO)
+    pid = pid_of_a_job(workers, python)
+    with pytest.raises(ValueError, match="'gpu'"), workers.client(python, "gpu"):
+        pass
+    assert pid_of_a_job(workers, python) == pid
+    workers.close()
+    assert gone(pid)
+
+
 def test_an_idle_worker_is_closed(fake: FakeWorker) -> None:
     workers = Workers(idle=0.2)
     pid = pid_of_a_job(workers, fake(ECHO))

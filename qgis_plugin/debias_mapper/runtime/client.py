@@ -17,6 +17,7 @@ GRACE = 3.0
 """Seconds that a worker has to end a cancelled job, or itself, before it is killed."""
 NOISE_LIMIT = 1000
 """Lines before the worker's hello that are taken for noise of a foreign start-up file."""
+CLOSED = "The worker was closed."
 MODULE = "torchgeo_debias.worker"
 NATIVE_CRASHES = {-4, -6, -7, -8, -11, 0xC0000005, 0xC0000409, 0xC000001D, 0xC00000FD, 0xC0000374}
 MEMORY_KILLS = {-9, 0xC0000017}
@@ -168,6 +169,8 @@ class WorkerClient:
     @contextmanager
     def _taken(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
+            if self._stopping.is_set():
+                raise Cancelled(CLOSED)
             raise WorkerError("The worker is busy with another job.", "busy")
         try:
             yield
@@ -176,7 +179,7 @@ class WorkerClient:
 
     def _start(self, timeout: float, is_cancelled: Callable[[], bool] | None) -> Hello:
         if self._stopping.is_set():
-            raise Cancelled("The worker was closed.")
+            raise Cancelled(CLOSED)
         if self.alive and self.hello is not None:
             return self.hello
         self._end(0)
@@ -274,6 +277,7 @@ class WorkerClient:
         """The next line, or None after 50 ms without one.
 
         Raises:
+            Cancelled: The client was closed meanwhile, which ends the process.
             WorkerError: The process has ended.
         """
         child = self._child
@@ -285,6 +289,8 @@ class WorkerClient:
             status = child.end(GRACE)
             started = self.hello is not None
             self._child, self.hello = None, None
+            if self._stopping.is_set():
+                raise Cancelled(CLOSED, child.errors()) from None
             if child.killed:
                 text = f"The worker of {self.python} fell silent for good and was ended: run again."
                 raise WorkerError(text, "crashed", child.errors()) from None

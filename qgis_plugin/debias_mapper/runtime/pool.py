@@ -75,15 +75,14 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise Cancelled("The plugin is being closed.")
-            if self._kept is not None:
-                kept_key, client = self._kept
-                self._kept = None
-                self._stop_timer()
-                if kept_key == key:
-                    self._used.add(client)
-                    return client
-                stale = client
-            client = WorkerClient(key[0], device=key[1], environment=dict(key[2]))
+            if self._kept is not None and self._kept[0] == key:
+                client = self._kept[1]
+            else:
+                # Before the kept one is given up: an unknown device is refused here.
+                client = WorkerClient(key[0], device=key[1], environment=dict(key[2]))
+                stale = None if self._kept is None else self._kept[1]
+            self._kept = None
+            self._stop_timer()
             self._used.add(client)
         if stale is not None:
             stale.close()
