@@ -25,12 +25,13 @@ from debias_mapper.runtime.environment import (
     repair,
     space,
 )
-from debias_mapper.runtime.installing import Registry, SetupCancelled, WheelFolder
+from debias_mapper.runtime.installing import Installer, Registry, SetupCancelled, Source, WheelFolder
 from debias_mapper.runtime.pythons import Python, SetupError
 
 from tests.plugin.wheels import write_library, write_wheel
 
 BASE = Python(sys.executable, sys.version_info[:3])
+WITHOUT_ENSUREPIP = "a_module_that_debian_split_off"
 PROXIES = {"HTTPS_PROXY": "http://ada:s3cret@proxy:3128"}
 
 
@@ -41,22 +42,45 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> WheelFolder:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, wheels: WheelFolder) -> Path:
-    """An environment that was made to its end; tests take a copy of it."""
+    """An environment that was made to its end."""
     folder = tmp_path_factory.mktemp("made") / "my data ü" / "torchgeo-debias"
     create(folder, BASE, wheels, proxies=PROXIES)
     return folder
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory, wheels: WheelFolder) -> Path:
+    """The same by the base's pip, as on a Debian without python3-venv; tests take a copy of it, since it is small."""
+    folder = tmp_path_factory.mktemp("light")
+    with pytest.MonkeyPatch.context() as debian:
+        debian.setattr(installing, "ENSUREPIP", WITHOUT_ENSUREPIP)
+        create(folder, BASE, wheels)
+    return folder
+
+
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(light: Path, tmp_path: Path) -> Path:
     """A copy: an environment finds its packages from where it is."""
-    return Path(shutil.copytree(made, tmp_path / "a copy 地", symlinks=True))
+    return Path(shutil.copytree(light, tmp_path / "a copy 地", symlinks=True))
 
 
 @pytest.fixture(autouse=True)
-def quick(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first environment, the base's pip installs, as on a Debian without python3-venv: it is faster."""
-    monkeypatch.setattr(installing, "ENSUREPIP", "a_module_that_debian_split_off")
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test installs anything itself, the base's pip does: it is faster."""
+    monkeypatch.setattr(installing, "ENSUREPIP", WITHOUT_ENSUREPIP)
+
+
+@pytest.fixture
+def unpacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wheels are unpacked in place of a run of pip, where it is not pip's part that is tested."""
+
+    def install(self: Installer, base: Python, venv: Path, source: Source, *_: Any) -> None:
+        assert isinstance(source, WheelFolder)
+        packages = next((venv / "lib").glob("*/site-packages"))
+        for wheel in Path(source.path).glob("*.whl"):
+            shutil.unpack_archive(wheel, packages, "zip")
+
+    monkeypatch.setattr(Installer, "install", install)
 
 
 def python_in(folder: Path) -> str:
@@ -88,10 +112,10 @@ def test_the_log_holds_the_output_and_no_login(made: Path) -> None:
     assert "s3cret" not in log
 
 
-def test_without_ensurepip_the_pip_of_the_base_installs(made: Path, tmp_path: Path, wheels: WheelFolder) -> None:
-    assert check(create(tmp_path, BASE, wheels)).ready
+def test_without_ensurepip_the_pip_of_the_base_installs(made: Path, light: Path) -> None:
+    assert check(python_in(light)).ready
     assert list(made.glob("venv/lib/*/site-packages/pip"))
-    assert not list(tmp_path.glob("venv/lib/*/site-packages/pip"))
+    assert not list(light.glob("venv/lib/*/site-packages/pip"))
 
 
 def test_a_package_that_is_not_in_the_folder_is_named_and_nothing_is_left(tmp_path: Path) -> None:
@@ -117,6 +141,7 @@ def test_a_set_up_that_is_cancelled_in_the_middle_passes_for_nothing(tmp_path: P
     assert not (tmp_path / "new" / "venv").exists()
 
 
+@pytest.mark.usefixtures("unpacking")
 def test_a_set_up_that_was_killed_is_known_as_such_and_made_anew(tmp_path: Path, wheels: WheelFolder) -> None:
     script = f"""\
 import sys; sys.path.insert(0, {str(environment.PLUGIN.parent)!r})
@@ -145,6 +170,21 @@ def test_without_room_nothing_begins(tmp_path: Path, wheels: WheelFolder, monkey
         create(tmp_path / "new", BASE, Registry(torch_index_url="https://torch/cpu"))
     assert not (tmp_path / "new").exists()
     assert space(tmp_path, wheels).needed == 3 * sum(path.stat().st_size for path in Path(wheels.path).iterdir())
+
+
+def test_the_room_of_an_old_environment_counts_as_free(
+    folder: Path, wheels: WheelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 5))
+    files = [path for path in (folder / "venv").rglob("*") if path.is_file()]
+    assert space(folder, wheels).free == 5 + sum(path.lstat().st_size for path in files)
+    shutil.move(folder / "venv", folder / "discarded")
+    assert space(folder, wheels).free > 5
+    shutil.move(folder / "discarded", folder.parent / "elsewhere")
+    (folder / "venv").symlink_to(folder.parent / "elsewhere")
+    assert space(folder, wheels).free == 5  # a link is deleted, and not what it leads to
+    (folder / "environment.json").unlink()
+    assert space(folder.parent, wheels).free == 5
 
 
 @pytest.mark.parametrize("system", ["linux", "win32", "darwin"])
@@ -191,6 +231,34 @@ def test_removing_does_not_follow_links(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "pyvenv.cfg").exists()
 
 
+@pytest.mark.parametrize("work", ["create", "remove"])
+def test_an_environment_that_is_in_use_stays_as_it_was(
+    folder: Path, wheels: WheelFolder, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(13, "Access is denied")
+
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(SetupError, match="end all QGIS that use it"):
+        create(folder, BASE, wheels) if work == "create" else remove(folder)
+    assert sorted(folder.rglob("*")) == before
+    assert python_of(folder) == python_in(folder)
+
+
+def test_an_environment_that_is_half_deleted_is_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Access is denied")
+
+    with monkeypatch.context() as windows:
+        windows.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(SetupError, match="end all QGIS that use it"):
+            remove(folder)
+    assert python_of(folder) is None
+    remove(folder)
+    assert not folder.exists()
+
+
 def test_a_new_plugin_asks_for_a_repair_which_installs_its_library(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,14 +273,19 @@ def test_a_new_plugin_asks_for_a_repair_which_installs_its_library(
     assert next((folder / "venv" / "lib").glob("*/site-packages/small_thing.py")).stat().st_ino == kept
 
 
-def test_a_repair_that_fails_leaves_the_environment_unfinished(folder: Path, tmp_path: Path) -> None:
+def test_a_repair_that_fails_leaves_the_environment_unfinished(
+    folder: Path, tmp_path: Path, wheels: WheelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SetupError, match="holds no wheel"):
         repair(folder, BASE, WheelFolder(tmp_path))
     assert check(python_in(folder)).ready  # nothing had begun
-    write_wheel(tmp_path, "torchgeo_debias", "0.0.1", {})
-    shutil.rmtree(next((folder / "venv" / "lib").glob("*/site-packages/torchgeo_debias-*")))
-    with pytest.raises(SetupError, match=r"torchgeo-debias\S*==\S+ is not on offer"):
-        repair(folder, BASE, WheelFolder(tmp_path))
+
+    def install(*_: Any) -> None:
+        raise SetupError("The packages could not be installed.")
+
+    monkeypatch.setattr(Installer, "install", install)
+    with pytest.raises(SetupError, match="could not be installed"):
+        repair(folder, BASE, wheels)
     status = check(python_in(folder))
     assert (status.ready, status.repair) == (False, True)
 
@@ -226,6 +299,7 @@ def test_a_lost_package_is_named_and_repaired(folder: Path, wheels: WheelFolder)
     assert check(repair(folder, BASE, wheels)).ready
 
 
+@pytest.mark.usefixtures("unpacking")
 def test_an_environment_that_would_fall_back_to_the_system_is_made_anew(folder: Path, wheels: WheelFolder) -> None:
     (folder / "venv" / "pyvenv.cfg").unlink()
     status = check(python_in(folder))
@@ -262,12 +336,26 @@ def found(**changes: Any) -> dict[str, Any]:
         ({"worker": False}, "too old for this plugin"),
         ({"versions": {"torch": None, "rasterio": None, "numpy": "2"}}, "lacks rasterio, torch: choose another"),
         ({"versions": {"torch": "2.14.1+cpu", "torchvision": "0.29.1+cu130"}}, "different builds"),
+        ({"versions": {"torch": "2.14.1+rocm6.4", "torchvision": "0.29.1+xpu"}}, "different builds"),
     ],
 )
 def test_an_environment_of_the_user_is_judged_but_not_repaired(changes: dict[str, Any], words: str) -> None:
     status = environment._judge("python", found(**changes), None)
     assert words in status.sentence
     assert (status.ready, status.repair) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchvision"),
+    [
+        ("2.6.0a0+ecf3b.nv25.01", "0.20.0a0+nv25.01"),
+        ("2.6.0+cu124", "0.21.0"),
+        ("2.6.0+cu124", "0.21.0+gitabc123"),
+        ("2.6.0+cpu", "0.21.0+cpu"),
+    ],
+)
+def test_builds_of_a_vendor_or_from_source_are_left_to_the_user(torch: str, torchvision: str) -> None:
+    assert environment._judge("python", found(versions={"torch": torch, "torchvision": torchvision}), None).ready
 
 
 def test_the_environment_of_these_tests_is_ready() -> None:

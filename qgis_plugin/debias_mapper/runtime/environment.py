@@ -11,6 +11,7 @@ import configparser
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -78,7 +79,7 @@ class Space:
 
     Attributes:
         needed: What a set-up takes at its height.
-        free: What there is.
+        free: What there is, with that of an old environment that a set-up deletes first.
     """
 
     needed: int
@@ -186,7 +187,9 @@ def _judge(python: str, found: Mapping[str, Any], folder: Path | None) -> Status
         return bad(f"The library {library} in the environment of {python} is too old for this plugin")
     if missing:
         return bad(f"The environment of {python} lacks {', '.join(missing)}")
-    builds = {versions[name].partition("+")[2] for name in ("torch", "torchvision") if name in versions}
+    labels = {versions[name].partition("+")[2] for name in ("torch", "torchvision") if name in versions}
+    # Other labels, and none at all, are those of vendors and of builds from source, which may well fit together.
+    builds = {label for label in labels if re.fullmatch(r"cpu|xpu|cu\d+|rocm[\d.]+", label)}
     if len(builds) > 1:
         return bad(f"torch and torchvision in the environment of {python} are of different builds")
     record = read_record(folder) if folder is not None else None
@@ -207,7 +210,8 @@ def space(folder: Path, source: Source) -> Space:
         free = shutil.disk_usage(existing).free
     except OSError as error:
         raise SetupError(f"The disk of {folder} cannot be used ({error.strerror}): choose another folder.") from error
-    return Space(source.needed, free)
+    old = sum(_size(folder / name) for name in (VENV, DISCARDED)) if is_ours(folder) else 0
+    return Space(source.needed, free + old)
 
 
 def create(
@@ -246,8 +250,7 @@ def create(
     if room.free < room.needed:
         text = f"{room.needed / GIGABYTE:.1f} GB are needed in {folder}, but {room.free / GIGABYTE:.1f} GB are free"
         raise SetupError(f"{text}: free some space or choose another folder.")
-    installer = _begin(folder, source, proxies, on_progress, on_log, is_cancelled)
-    discard(folder)
+    installer = _begin(folder, source, proxies, on_progress, on_log, is_cancelled, anew=True)
     try:
         installer.make_venv(base, folder / VENV)
         return _install(folder, base, source, installer)
@@ -290,8 +293,7 @@ def remove(folder: Path) -> None:
     """
     if not is_ours(folder):
         raise SetupError(f"{folder} holds no environment that this plugin made, so nothing was removed.")
-    with _writing(folder):
-        _mark(folder)
+    with _writing(folder), _unfinished(folder):
         discard(folder)
         for name in (RECORD, LOG, UNFINISHED):
             (folder / name).unlink(missing_ok=True)
@@ -327,14 +329,18 @@ def _begin(
     on_progress: OnProgress | None,
     on_log: OnLog | None,
     is_cancelled: Callable[[], bool] | None,
+    *,
+    anew: bool = False,
 ) -> Installer:
-    """Mark a folder as unfinished and open its log."""
+    """Mark a folder as unfinished, delete its environment if a new one is to be made, and open its log."""
     if isinstance(source, WheelFolder) and not any(Path(source.path).glob(f"{LIBRARY}-*.whl")):
         raise SetupError(f"The folder {source.path} holds no wheel of {DISTRIBUTION}: choose the folder that does.")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _mark(folder)
-        return Installer(folder / LOG, proxies, on_progress, on_log, is_cancelled)
+        with _unfinished(folder):
+            if anew:
+                discard(folder)
+            return Installer(folder / LOG, proxies, on_progress, on_log, is_cancelled)
 
 
 def _install(folder: Path, base: Python, source: Source, installer: Installer) -> str:
@@ -370,6 +376,17 @@ def _writing(folder: Path) -> Iterator[None]:
         raise SetupError(f"{text}: free some space there, or choose another folder.") from error
 
 
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; of a link, or of what is not there, 0."""
+    size = 0
+    if not folder.is_symlink():
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):  # gone meanwhile
+                    size += os.lstat(os.path.join(parent, name)).st_size
+    return size
+
+
 def _is_sound(venv: Path) -> bool:
     """Whether an environment's Python starts and is its own: without pyvenv.cfg it would be the system's."""
     try:
@@ -378,8 +395,19 @@ def _is_sound(venv: Path) -> bool:
         return False
 
 
-def _mark(folder: Path) -> None:
-    (folder / UNFINISHED).write_text(MAKER, encoding="utf-8")
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[None]:
+    """Mark a folder as unfinished; a failure that leaves its environment as it was takes the mark away again."""
+    mark = folder / UNFINISHED
+    before = mark.exists()
+    mark.write_text(MAKER, encoding="utf-8")
+    try:
+        yield
+    except (OSError, SetupError):
+        # discard() moves an environment away at one stroke: one that is still in its place is whole.
+        if not before and (folder / VENV).exists():
+            mark.unlink()
+        raise
 
 
 def _marked(folder: Path) -> bool:
