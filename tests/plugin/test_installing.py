@@ -77,12 +77,18 @@ def test_builds_of_torch_come_from_an_index_of_their_own_where_one_is_named(tmp_
 
 
 def test_logins_reach_pip_but_neither_its_command_line_nor_the_log(tmp_path: Path, pip: FakePip) -> None:
-    pip.lines = ["Looking in indexes: https://ada:s3cret@index/simple"]
+    pip.lines = [
+        "Looking in indexes: https://ada:s3cret@index/simple",
+        "Collecting git+https://ada:s3cret@host",
+        "  Downloading https://host/x.whl?access_token=s3cret (9 MB)",
+    ]
     source = Registry(index_url="https://ada:s3cret@index/simple")
-    log = install(tmp_path, source, proxies={"HTTPS_PROXY": "http://ada:pa55@proxy:1"})
+    steps: list[Any] = []
+    log = install(tmp_path, source, steps, proxies={"HTTPS_PROXY": "http://ada:pa55@proxy:1"})
     assert pip.environment["PIP_INDEX_URL"] == "https://ada:s3cret@index/simple"
     assert pip.environment["HTTPS_PROXY"] == "http://ada:pa55@proxy:1"
     assert "Looking in indexes: https://***@index/simple" in log
+    assert [stage for stage, _, _ in steps] == ["Collecting ***@host", "Downloading x.whl?access_token=***"]
     assert not re.search("s3cret|pa55", log + " ".join(pip.command))
 
 
@@ -158,6 +164,21 @@ def test_what_pip_cannot_do_becomes_a_sentence_that_names_the_log(tmp_path: Path
         ("ERROR: Could not install packages due to an OSError: [WinError 5] Access is denied: 'C:\\\\x'", "virus"),
         ("ERROR: ResolutionImpossible: for help visit https://pip", "do not fit together"),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\nERROR: Wheel 'x' located at /y is invalid.", "damaged"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "damaged"),
+        ("WARNING: Retrying after 'Read timed out.'\nERROR: ResolutionImpossible: for help", "do not fit together"),
+        ("WARNING: Retrying after 'Read timed out.'\nERROR: Something else.", "could not be reached"),
+        (
+            "WARNING: Retrying after 'NewConnectionError'\n"
+            "ERROR: Could not find a version that satisfies the requirement x (from versions: none)\n"
+            "ERROR: No matching distribution found for x",
+            "could not be reached",
+        ),
+        (
+            "WARNING: Retrying after 'Read timed out.'\n"
+            "ERROR: Could not find a version that satisfies the requirement x>2 (from versions: 1.0, 2.0)\n"
+            "ERROR: No matching distribution found for x>2",
+            "x>2 is not on offer",
+        ),
         ("noise\nERROR: Something else.", "pip says “Something else”"),
         ("noise", "without a reason"),
     ],

@@ -11,7 +11,12 @@ from pathlib import Path
 LOG_LINES = 60
 
 _LOGIN = re.compile(r"(?<=//)[^/\s'\"]*@")
-_SECRET = re.compile(r"(?i)\b((?:token|key|api[-_]?key|password|passwd|secret|auth|signature|sig)=)[^&\s'\"]+")
+_SECRET = re.compile(
+    r"(?i)(?<![\w-])([\w-]*(?:token|key|password|passwd|pwd|secret|auth|credential|signature|sig)=)(?!=)"
+    r"(?:'[^'\n]*'|\"[^\"\n]*\"|[^&\s'\"]+)"
+)
+_SPACED_HOME = re.compile(r"(?i)([a-z]:[/\\]+users[/\\]+)[^/\\:'\",;\r\n]*[^/\\\s:'\",;](?=[/\\'\"])")
+"""A name on Windows may hold spaces; they are known to be part of it where the path goes on, or its quotes end."""
 _HOME = re.compile(r"(?i)((?:[a-z]:|(?<![\w.]))[/\\]+(?:home|users)[/\\]+)[^/\\\s:'\",;]+")
 
 
@@ -25,8 +30,9 @@ def anonymous(text: str) -> str:
     home = str(Path.home())
     if len(home) > 1:
         for written in {home, os.path.realpath(home), home.replace("\\", "\\\\"), home.replace("\\", "/")}:
-            text = re.sub(r"(?<![\w.-])" + re.escape(written) + r"(?![\w.-])", "~", text)
-    return _HOME.sub(r"\1user", redact(text))
+            # Windows and macOS do not tell case, and elsewhere such a path is none to show either.
+            text = re.sub(r"(?i)(?<![\w.-])" + re.escape(written) + r"(?![\w.-])", "~", text)
+    return _HOME.sub(r"\1user", _SPACED_HOME.sub(r"\1user", redact(text)))
 
 
 def diagnostics(facts: Mapping[str, object], log: Path | None = None) -> str:

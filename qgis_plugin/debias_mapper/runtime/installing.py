@@ -33,7 +33,7 @@ FAILURES = (
     (r"WinError (5|32)|Permission denied", "a file is in use or locked, perhaps by a virus scanner: try again"),
     (r"No matching distribution found for (?P<name>\S+)", "{name} is not on offer for this Python and system"),
     (r"ResolutionImpossible|conflicting dependencies", "the packages on offer do not fit together"),
-    (r"do not match the hashes|HashMismatch|is invalid|is corrupt", "a downloaded file is damaged: try again"),
+    (r"(?i:do not match the hashes)|HashMismatch|is invalid|is corrupt", "a downloaded file is damaged: try again"),
 )
 """What pip prints, and what it means to a person; the first that fits counts."""
 
@@ -186,11 +186,12 @@ class Installer:
         lines: list[str] = []
 
         def hear(line: str) -> None:
+            line = redact(line)
             if not self._is_progress(line):
-                lines.append(redact(line))
-                self._write(lines[-1])
+                lines.append(line)
+                self._write(line)
                 if self._on_log is not None:
-                    self._on_log("info", lines[-1])
+                    self._on_log("info", line)
 
         self._write(redact("$ " + " ".join(command)))
         try:
@@ -225,11 +226,13 @@ class Installer:
 
 
 def explain(lines: Sequence[str]) -> str:
-    """What pip's output means to a person."""
-    text = "\n".join(lines)
-    for pattern, meaning in FAILURES:
-        match = re.search(pattern, text)
-        if match:
-            return meaning.format(**match.groupdict())
+    """What pip's output means to a person: its errors count first, as a warning may have come to nothing."""
     errors = [line for line in lines if line.startswith("ERROR: ")]
+    # Where pip found no version at all, it may be that it reached no index, and only the warnings before tell.
+    telling = [] if any("from versions: none" in line for line in errors) else errors
+    for text in ("\n".join(telling), "\n".join(lines)):
+        for pattern, meaning in FAILURES:
+            match = re.search(pattern, text)
+            if match:
+                return meaning.format(**match.groupdict())
     return f"pip says “{errors[-1][7:].rstrip('.')}”" if errors else "pip ended without a reason"
