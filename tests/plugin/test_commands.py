@@ -16,8 +16,25 @@ def test_the_shell_line_gives_back_the_same_words() -> None:
 
 def test_on_windows_the_line_is_quoted_for_its_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    command = Command("info", ["C:\\my maps\\model.tgd"])
-    assert command.shell("debias.exe") == 'debias.exe info "C:\\my maps\\model.tgd"'
+    command = Command("info", ["C:\\my maps\\model.tgd", "--area=-1.5,0", "D:/größe.tif"])
+    assert command.shell("debias.exe") == 'debias.exe info "C:\\my maps\\model.tgd" --area=-1.5,0 D:/größe.tif'
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("C:\\R&D\\x.tif", '"C:\\R&D\\x.tif"'),
+        ("C:\\R&D\\", '"C:\\R&D\\\\"'),
+        ("(a)|b>c;^", '"(a)|b>c;^"'),
+        ('say "x"', '"say \\"x\\""'),
+        ("", '""'),
+    ],
+)
+def test_on_windows_no_word_is_read_as_a_second_command(
+    word: str, quoted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert Command("info", [word]).shell() == f"torchgeo-debias info {quoted}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess  # nosec B404 # only its function that quotes words for Windows is used
 import sys
@@ -25,7 +26,14 @@ class Command:
     def shell(self, program: str = "torchgeo-debias") -> str:
         """The line that does the same in a terminal, quoted for the shell of this system."""
         words = [program, self.verb, *self.arguments]
-        return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+        return " ".join(map(_for_windows, words)) if sys.platform == "win32" else shlex.join(words)
+
+
+def _for_windows(word: str) -> str:
+    """A word in quotes, unless no shell of Windows reads anything into it, such as a second command after ``&``."""
+    if re.fullmatch(r"[\w.:\\/,=-]+", word):
+        return word
+    return '"' + subprocess.list2cmdline([" " + word])[2:]  # the space makes it quote; the quote replaces both
 
 
 def option(name: str, value: object) -> list[str]:
