@@ -143,6 +143,13 @@ def test_points_take_the_smallest_prediction_on_them(fields: dict[str, Any]) -> 
     assert again.confusion == result.confusion
 
 
+def test_a_lowest_score_of_nought_asks_nothing_of_a_layer_without_scores(fields: dict[str, Any]) -> None:
+    said, reference = predicted(fields, grid(120))[["class", "geometry"]], layer(grid(120), kind=fields["kind"])
+    found = evaluate_layer(said, reference, "kind", min_score=0.0)
+    assert found.to_json() == evaluate_layer(said, reference, "kind").to_json()
+    assert found.facts.min_score is None
+
+
 def test_numbers_are_classes_too() -> None:
     reference = layer(grid(4), kind=[1.0, 2.0, 2.0, None])
     said = layer(grid(4), label=["1", "2", "1", "1"])
@@ -530,6 +537,7 @@ TRUE = layer(grid(2), kind=["a", "b"])
         (SAID, TRUE.translate(1000).to_frame("geometry").assign(kind=["a", "b"]), {}, "No prediction of .* overlaps"),
         (SAID, TRUE, {"area": (0, 0, 1, 1)}, "lies in the area"),
         (SAID, TRUE, {"area": "nowhere.gpkg"}, "no area layer at nowhere.gpkg"),
+        (SAID, TRUE, {"area": TRUE.set_crs("IAU_2015:30100", allow_override=True)}, "without a place on the earth"),
         (SAID.drop(columns="score"), TRUE, {"how": "objects"}, "has no scores, which objects are ranked by"),
         (SAID.drop(columns="score"), TRUE, {"min_score": 0.5}, "has no scores, so none can be asked for"),
         (SAID.set_geometry(SAID.centroid), TRUE, {"how": "objects"}, "has points, which have no overlap"),

@@ -16,6 +16,7 @@ import shapely
 from pyproj import CRS
 from pyproj.crs import ProjectedCRS
 from pyproj.crs.coordinate_operation import LambertAzimuthalEqualAreaConversion
+from pyproj.exceptions import ProjError
 
 from torchgeo_debias.boxes.convert import Floats
 from torchgeo_debias.classes import GROUPS, ClassTable, Group
@@ -139,7 +140,7 @@ def read_pair(
         raise LabelError(f"No feature of {truth_name} lies in the area; the layer spans {_extent(truth)}.")
     true_names, shapes, inside = true_names[usable], shapes[usable], inside[usable]
 
-    groups = _given_groups(said.names, guess)
+    named, groups = set(true_names), _given_groups(said.names, guess)
     table, silent = _table(true_names, inside, [one.names for one in (said, said_raw) if one is not None], groups)
     ids = {name: i for i, name in enumerate(table.names)}
     origin = np.asarray(shapely.total_bounds(shapes)).reshape(2, 2).mean(axis=0)
@@ -156,7 +157,7 @@ def read_pair(
         None if said_raw is None else Answers(_ids(said_raw.names, ids), said_raw.scores),
         scored=said.scored,
         table=table,
-        grouped=_grouped(groups, [name for name in table.names if name in set(true_names)]),
+        grouped=_grouped(groups, [name for name in table.names if name in named]),
         silent=silent,
     )
     _warn_of_classes(pair)
@@ -257,7 +258,14 @@ def _within(shapes: npt.NDArray[Any], crs: CRS, outline: shapely.Geometry, its_c
     The points go to the CRS of the area, not the area to theirs: it may be the whole earth, of which a projected CRS
     shows a part.
     """
-    points = gpd.GeoSeries(shapely.point_on_surface(shapes), crs=crs).to_crs(its_crs)
+    points = gpd.GeoSeries(shapely.point_on_surface(shapes), crs=crs)
+    try:
+        points = points.to_crs(its_crs)
+    except ProjError as error:  # of a drawing, or of another planet
+        raise LabelError(
+            f"The area has a coordinate reference system without a place on the earth ({its_crs.name}); assign the "
+            "right one first."
+        ) from error
     x, y = points.x.to_numpy(), points.y.to_numpy()
     shapely.prepare(outline)
     # Degrees east may be counted from 0 to 360.
