@@ -1,4 +1,4 @@
-"""Run the plugin's tests in a real QGIS: ``python3 qgis_tests/run.py [ARGUMENTS OF PYTEST...]``.
+"""Run the plugin's tests in a real QGIS: ``python3 qgis_tests/run.py [ARGUMENTS OF PYTEST...]``, from any folder.
 
 QGIS brings its own Python packages, so these tests run in the system's Python, in a ``.venv-qgis`` that sees its
 packages and adds pytest. The worker runs in ``.venv``, which ``python3 bootstrap.py test`` has set up. QGIS itself is
@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
         **os.environ, "PATH": install_qgis.SYSTEM_PATH, "QT_QPA_PLATFORM": "offscreen",
         "TORCHGEO_DEBIAS_PYTHON": str(bootstrap.PYTHON),
     }  # fmt: skip
-    command = [str(PYTHON), "-m", "pytest", "--rootdir=qgis_tests", "--durations=5", *(arguments or ["qgis_tests"])]
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    command = [str(PYTHON), "-m", "pytest", "--durations=5", *arguments]
+    return subprocess.run(command, cwd=ROOT / "qgis_tests", env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
