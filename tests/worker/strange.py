@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -80,9 +81,12 @@ def _pause(progress: ProgressCallback, words: list[str]) -> None:
 
 
 def _mutter(progress: ProgressCallback, words: list[str]) -> None:
-    """Leave half a line in the buffer of stderr, and be busy."""
-    sys.stderr.write("half a line")
-    _sleep(progress, words)
+    """Write to stderr without end, whether or not anybody reads it, as handlers of ``logging`` do."""
+    progress(Progress("mutter", 0, 1))
+    while True:
+        with suppress(OSError):
+            sys.stderr.write("again\n")
+        time.sleep(0.01)
 
 
 def _flood(progress: ProgressCallback, words: list[str]) -> None:
