@@ -92,7 +92,9 @@ class Evaluate(DebiasAlgorithm):
                     "features",
                 ),
                 *p.area("Where the reference is complete"),
-                p.min_score(0.0, "Predictions below it do not count."),
+                p.plain_number(
+                    p.MIN_SCORE, "Lowest score", "Predictions below it do not count; all do if left out.", optional=True
+                ),
                 p.advanced(field(SCORE_FIELD, "Field with the score", None, PREDICTIONS, optional=True)),
                 p.number(IOU, "Overlap", "From which an object counts as found.", optional=True, low=0, high=1),
                 QgsProcessingParameterFileDestination(REPORT, "Report", "HTML files (*.html)"),
