@@ -20,7 +20,7 @@ POLL = 0.05
 KEPT_LINES = 200
 LINE_LENGTH = 500
 KILLING = 1.0
-"""Seconds that a child which is ended by force is waited for."""
+"""Seconds that a child which is ended by force is waited for, where nobody may be held up."""
 TASKKILL = 10.0
 """Seconds that Windows has to end a child and all that it started, before the child alone is ended."""
 KILLER = "ending of a child"
@@ -181,12 +181,12 @@ class Child:
         """The last lines of its standard error."""
         return "\n".join(list(self._kept))
 
-    def end(self, grace: float) -> int:
+    def end(self, grace: float, killing: float = KILLING) -> int:
         """Give the child time to end by itself, then end it and whatever it started. May be called again.
 
         Args:
-            grace: Seconds; 0 ends it at once. One that the system cannot end takes a second more, and is left to a
-                thread then.
+            grace: Seconds; 0 ends it at once.
+            killing: Seconds more for one that the system is slow to end; it is left to a thread then.
 
         Returns:
             Its exit status; on POSIX systems, minus the signal's number where a signal ended it.
@@ -197,9 +197,9 @@ class Child:
                 if grace > 0:
                     self.process.wait(grace)
             self.killed = self.killed or self.process.poll() is None
-            killing = threading.Thread(target=self._kill, name=KILLER, daemon=True)
-            killing.start()
-            killing.join(KILLING)
+            killer = threading.Thread(target=self._kill, name=KILLER, daemon=True)
+            killer.start()
+            killer.join(killing)
             self._status = self.process.poll()
         return KILLED if self._status is None else self._status
 
@@ -207,7 +207,7 @@ class Child:
         kill_tree(self.process)
         self.process.wait()  # may be for long, where it hangs in the kernel, in a driver or on a lost network disk
         for thread in self._threads:
-            thread.join(KILLING)  # a process that left the group may hold a pipe open
+            thread.join(1)  # a process that left the group may hold a pipe open: it costs a second, no more
 
 
 class Stopped(Exception):
@@ -250,4 +250,4 @@ def run_to_end(
     except EOFError:
         return child.end(10)
     finally:
-        child.end(0)
+        child.end(0, TASKKILL)  # what is done next may be to delete the files that it uses
