@@ -32,6 +32,25 @@ sys.path.insert(0, str(PLUGINS))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep the status for the end."""
+    session.config.stash[_status] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once: QGIS crashes when Python takes layers apart that outlive it, as those of a test's fixtures may.
+
+    That QGIS itself ends in good order with the plugin, ``test_desktop.py`` and ``test_qgis_process.py`` see.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(config.stash.get(_status, 1))
+
+
 def plain_environment() -> dict[str, str]:
     """The environment of a child that is not QGIS."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "QGIS_", "QT_"))}
