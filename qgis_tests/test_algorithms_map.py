@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Feedback, Ran, Sample, library, opened, pixels, rows, run
+from debias_mapper import jobs
 from qgis.core import (
     QgsCategorizedSymbolRenderer,
     QgsCoordinateReferenceSystem,
@@ -157,6 +158,40 @@ def test_an_area_chooses_among_features(sample: Sample) -> None:
     inside = [each["number"] for each in opened(sample.labels).getFeatures() if each.geometry().intersects(area)]
     assert [each["number"] for each in ran.layer().getFeatures()] == inside
     assert 0 < len(inside) < 64
+
+
+def test_edits_that_are_saved_during_a_run_mix_up_no_features(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = QgsVectorLayer(sample.labels, "labels", "ogr")
+    own = str(tmp_path / "mine.gpkg")
+    options = QgsVectorFileWriter.SaveVectorOptions()
+    QgsVectorFileWriter.writeAsVectorFormatV3(source, own, QgsProject.instance().transformContext(), options)
+    layer = opened(own)
+    layer.startEditing()
+    new = QgsFeature(layer.fields())
+    new.setGeometry(QgsGeometry.fromRect(QgsRectangle(500100, 5399800, 500120, 5399820)))
+    new.setAttribute("number", 1000)
+    layer.addFeature(new)
+    QgsProject.instance().addMapLayer(layer)
+    work = jobs.run_command
+
+    def and_edit(*arguments: Any, **further: Any) -> dict[str, Any]:
+        facts = work(*arguments, **further)
+        layer.deleteFeature(min(each.id() for each in layer.getFeatures() if each.id() > 0))
+        assert layer.commitChanges()
+        return facts
+
+    usual = run("classify_features", **classifier(sample, FEATURES=sample.labels, OUTPUT="TEMPORARY_OUTPUT"))
+    expected = {each["number"]: (each["class"], each["score"]) for each in usual.layer().getFeatures()}
+    monkeypatch.setattr(jobs, "run_command", and_edit)
+    ran = run("classify_features", **classifier(sample, FEATURES=layer, OUTPUT=str(tmp_path / "out.gpkg")))
+    found = {each["number"]: (each["class"], each["score"]) for each in ran.layer().getFeatures()}
+    assert len({label for label, _ in expected.values()}) > 1
+    del expected[min(expected)]
+    assert found.pop(1000)[0] in ("red", "green", "blue")
+    assert found == expected
+    assert ran.layer().featureCount() == 64
 
 
 @pytest.mark.parametrize("boxes", [False, True])

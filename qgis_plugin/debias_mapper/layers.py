@@ -38,7 +38,7 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QMetaType
 
 ROW = "debias_row"
-"""Field that says which feature of the layer one of the temporary file is."""
+"""Field with the id that a feature of the temporary file has in the layer."""
 
 _FILES = (".gpkg", ".shp", ".geojson", ".fgb")
 
@@ -150,8 +150,7 @@ class Features:
             path: Ends in ``.gpkg``.
             context: For the transformations of the project.
             feedback: May cancel.
-            names: Fields to write. Without any, each feature has its place in the layer, counted from 0, as
-                :data:`ROW`.
+            names: Fields to write. Without any, each feature has its id in the layer as :data:`ROW`.
             within: Features that do not touch it are left out.
 
         Returns:
@@ -169,10 +168,10 @@ class Features:
         kind = _plain(self.wkb_type)
         written = 0
         writer = _geopackage(path, fields, kind, self.crs, context.transformContext())
-        for row, feature in enumerate(self):
+        for feature in self:
             if feedback.isCanceled():
                 break
-            values = [feature.attribute(column) for column in columns] or [row]
+            values = [feature.attribute(column) for column in columns] or [feature.id()]
             shape = feature.geometry()
             if shape.isNull() or (within is not None and not shape.intersects(within)):
                 continue

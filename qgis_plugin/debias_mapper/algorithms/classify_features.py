@@ -103,11 +103,17 @@ class ClassifyFeatures(MappingAlgorithm):
 
 
 def _copies(features: Features, answers: dict[int, list[Any]]) -> Iterator[QgsFeature]:
-    for row, feature in enumerate(features):
-        if row in answers:
+    """Features with their answers; those that the layer gained during the run have none, and are left out.
+
+    A new feature that was saved during the run comes a second time, under another id.
+    """
+    left = dict(answers)
+    for feature in features:
+        answer = left.pop(feature.id(), None)
+        if answer is not None:
             copy = QgsFeature()
             copy.setGeometry(feature.geometry())
-            copy.setAttributes([*feature.attributes(), *answers[row]])
+            copy.setAttributes([*feature.attributes(), *answer])
             yield copy
 
 
