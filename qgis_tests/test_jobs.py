@@ -181,14 +181,35 @@ def test_algorithms_run_outside_the_main_thread_and_leave_it_free(sample: Sample
     assert threads == [False]
 
 
-def test_closing_the_pool_ends_a_run_and_its_worker(sample: Sample, slow: Path) -> None:
+def test_closing_the_pool_ends_a_run_and_its_worker(
+    sample: Sample, fake: Callable[[str], None], tmp_path: Path
+) -> None:
+    number = tmp_path / "number"
+    fake(f'echo $$ > "{number}.part"; mv "{number}.part" "{number}"; exec sleep 600')
     feedback = Feedback()
     parameters = {"INPUT": sample.scene, "MODEL": sample.detector, "OUTPUT": "TEMPORARY_OUTPUT"}
     task = Task("detect", parameters, feedback)
-    task.until(lambda: feedback.commands)
+    task.until(number.exists)
+    assert jobs.busy()
     began = time.monotonic()
     jobs.close_workers()
     assert time.monotonic() - began < 8
     assert not task.wait()[0]
+    assert not jobs.busy()
+    assert not os.path.exists(f"/proc/{number.read_text().strip()}")
     jobs.open_workers(warm=True)
-    assert os.path.exists(sample.scene)
+
+
+def test_a_run_after_the_plugin_was_closed_starts_no_worker(fake: Callable[[str], None], tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    fake(f"""touch "{started}"; echo '{HELLO}'; read line
+echo '{{"type":"done","id":1,"result":{{}}}}'; read line""")
+    jobs.close_workers()
+    try:
+        with pytest.raises(QgsProcessingException, match="The plugin is being closed"):
+            jobs.run_command(Command("detect"), Feedback())
+        assert not started.exists()
+    finally:
+        jobs.open_workers(warm=True)
+    assert jobs.run_command(Command("detect"), Feedback()) == {}
+    assert started.exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from qgis.core import QgsProcessingException, QgsProcessingFeedback
@@ -19,33 +21,44 @@ NO_ENVIRONMENT = (
 
 _lock = threading.Lock()
 _workers: Workers | None = None
+_closed = False
+_running = 0
 
 
 def open_workers(*, warm: bool) -> Workers:
-    """Make the pool that the whole plugin shares, unless there is one.
+    """Make the pool that the whole plugin shares, unless there is an open one.
 
     Args:
         warm: Whether a worker waits for the next job; ``qgis_process`` has only one job.
     """
-    global _workers
+    global _workers, _closed
     with _lock:
-        if _workers is None:
-            _workers = Workers(warm=warm)
+        if _workers is None or _closed:
+            _workers, _closed = Workers(warm=warm), False
         return _workers
 
 
 def close_workers() -> None:
-    """Cancel what runs, and end every worker."""
-    global _workers
+    """Cancel what runs, and end every worker; a run that comes later is refused until a pool is opened again."""
+    global _workers, _closed
     with _lock:
-        closing, _workers = _workers, None
-    if closing is not None:
-        closing.close()
+        _workers = closing = _workers or Workers(warm=False)
+        _closed = True
+    closing.close()
 
 
 def workers() -> Workers:
-    """The pool; without a window, workers live for one job."""
+    """The pool, be it closed; without a window, workers live for one job."""
+    with _lock:
+        if _workers is not None:
+            return _workers
     return open_workers(warm=False)
+
+
+def busy() -> bool:
+    """Whether a command runs now."""
+    with _lock:
+        return _running > 0
 
 
 def run_command(command: Command, feedback: QgsProcessingFeedback, *, device: str = "auto") -> dict[str, Any]:
@@ -71,7 +84,7 @@ def run_command(command: Command, feedback: QgsProcessingFeedback, *, device: st
     feedback.pushCommandInfo(command.shell())
     listener = _Listener(feedback)
     try:
-        with workers().client(python, device, settings.proxy_variables()) as client:
+        with _counted(), workers().client(python, device, settings.proxy_variables()) as client:
             return client.run(
                 command.verb, command.arguments,
                 on_progress=listener.progress, on_log=listener.log, is_cancelled=feedback.isCanceled,
@@ -85,6 +98,18 @@ def run_command(command: Command, feedback: QgsProcessingFeedback, *, device: st
         if error.details:
             feedback.pushDebugInfo(error.details)
         raise QgsProcessingException(str(error)) from error
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    global _running
+    with _lock:
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
 
 
 class _Listener:
