@@ -115,10 +115,18 @@ def test_metadata_have_what_the_plugin_site_asks_for() -> None:
     assert (ROOT / "qgis_plugin/debias_mapper" / general["icon"]).exists()
 
 
-def test_the_proxy_of_qgis_reaches_the_worker(settings: Any) -> None:
+@pytest.mark.parametrize(
+    ("excluded", "text"),
+    [
+        (["http://intranet.example.org/"], "intranet.example.org"),
+        ("http://intranet.example.org/", "intranet.example.org"),  # so Qt reads a list of one from its file
+        (["http://a.example.org/", "b.example.org"], "a.example.org,b.example.org"),
+    ],
+)
+def test_the_proxy_of_qgis_reaches_the_worker(settings: Any, excluded: Any, text: str) -> None:
     values = {
         "proxyEnabled": True, "proxyType": "HttpProxy", "proxyHost": "proxy.example.org", "proxyPort": "8080",
-        "proxyUser": "me", "proxyPassword": "a b@c", "noProxyUrls": ["http://intranet.example.org/"],
+        "proxyUser": "me", "proxyPassword": "a b@c", "noProxyUrls": excluded,
     }  # fmt: skip
     try:
         assert settings.proxy_variables() == {}
@@ -126,7 +134,7 @@ def test_the_proxy_of_qgis_reaches_the_worker(settings: Any) -> None:
             QgsSettings().setValue(f"proxy/{name}", value)
         variables = settings.proxy_variables()
         assert variables["HTTPS_PROXY"] == "http://me:a%20b%40c@proxy.example.org:8080"
-        assert variables["NO_PROXY"] == "intranet.example.org"
+        assert variables["NO_PROXY"] == text
     finally:
         QgsSettings().remove("proxy")
 

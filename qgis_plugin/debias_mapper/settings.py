@@ -69,8 +69,10 @@ def proxy_variables() -> dict[str, str]:
     address = f"{scheme}://{login}{host}{':' + port if port else ''}"
     variables = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "http_proxy": address, "https_proxy": address}
     excluded = settings.value("proxy/noProxyUrls", []) or []
+    if isinstance(excluded, str):  # Qt reads a list of one entry from its file as a text
+        excluded = [excluded]
     if excluded:
-        text = ",".join(entry.partition("://")[2] or entry for entry in excluded).rstrip("/")
+        text = ",".join((entry.partition("://")[2] or entry).rstrip("/") for entry in excluded)
         variables.update({"NO_PROXY": text, "no_proxy": text})
     return variables
 
