@@ -236,6 +236,20 @@ def test_only_selected_features_are_written_when_that_is_asked(tmp_path: Path, c
         Features(layer, asked).write(path, context, Feedback())
 
 
+def test_a_limit_counts_selected_features_alone(tmp_path: Path, context: QgsProcessingContext) -> None:
+    layer = memory([f"POLYGON(({i} 0,{i} 1,{i + 1} 1,{i} 0))" for i in range(5)])
+    layer.selectByIds([2, 4, 5])
+    asked = QgsProcessingFeatureSourceDefinition("mine", selectedFeaturesOnly=True, featureLimit=2)
+    assert [each.id() for each in Features(layer, asked)] == [2, 4]
+
+
+def test_an_alias_is_no_field(tmp_path: Path, context: QgsProcessingContext) -> None:
+    layer = memory(["POLYGON((0 0,0 1,1 1,0 0))"])
+    layer.setFieldAlias(layer.fields().indexFromName("kind"), "class")
+    with pytest.raises(QgsProcessingException, match="The layer mine has no field class"):
+        Features(layer, None).write(str(tmp_path / "a.gpkg"), context, Feedback(), ["class"])
+
+
 def test_filters_and_limits_of_a_source_hold(tmp_path: Path, context: QgsProcessingContext) -> None:
     layer = memory([f"POLYGON(({i} 0,{i} 1,{i + 1} 1,{i} 0))" for i in range(5)])
     asked = QgsProcessingFeatureSourceDefinition("mine", featureLimit=2, filterExpression='"n" > 1')
@@ -276,12 +290,62 @@ def test_bounds_in_the_crs_of_the_raster_are_words_and_others_a_layer(
 
 def test_an_area_moves_to_another_crs_and_back(context: QgsProcessingContext) -> None:
     degrees = QgsCoordinateReferenceSystem("EPSG:4326")
-    there = Area(WINDOW, UTM).geometry(degrees, context)
+    here = Features(_as_layer(QgsGeometry.fromRect(WINDOW.buffered(50)), UTM), None)
+    around = QgsGeometry.fromRect(QgsRectangle(14.9, 48.6, 15.2, 48.9))
+    there = Area(WINDOW, UTM).geometry(Features(_as_layer(around, degrees), None), context)
     assert there is not None
-    back = Area(polygons=Features(_as_layer(there, degrees), None)).geometry(UTM, context)
+    back = Area(polygons=Features(_as_layer(there, degrees), None)).geometry(here, context)
     assert back is not None
     assert abs(back.area() - WINDOW.area()) < 1e-3 * WINDOW.area()
     assert back.symDifference(QgsGeometry.fromRect(WINDOW)).area() < 1e-3 * WINDOW.area()
+
+
+@pytest.mark.parametrize(
+    ("rectangle", "crs"),
+    [
+        (QgsRectangle(-180, -90, 180, 90), "EPSG:4326"),
+        (QgsRectangle(-200, -100, 200, 100), "EPSG:4326"),
+        (QgsRectangle(-2e7, -2e7, 2e7, 2e7), "EPSG:3857"),
+    ],
+)
+def test_the_whole_world_is_all_of_a_layer(
+    sample: Sample, context: QgsProcessingContext, rectangle: QgsRectangle, crs: str
+) -> None:
+    world = Area(rectangle, QgsCoordinateReferenceSystem(crs))
+    wide = memory(
+        [f"POLYGON(({x} 5400000,{x} 5400050,{x + 50} 5400050,{x} 5400000))" for x in range(3 * 10**5, 7 * 10**5, 10**5)]
+    )
+    features = Features(wide, None)
+    found = world.geometry(features, context)
+    assert found is not None
+    assert all(each.geometry().within(found) for each in features)
+    scene = QgsRasterLayer(sample.scene)
+    found = world.geometry(Raster(scene), context)
+    assert found is not None
+    assert found.boundingBox().contains(scene.extent())
+
+
+def test_a_point_is_found_in_the_whole_world_and_an_area_beside_it_holds_nothing(
+    context: QgsProcessingContext,
+) -> None:
+    point = Features(memory(["POINT(500060 5399800)"], "Point"), None)
+    degrees = QgsCoordinateReferenceSystem("EPSG:4326")
+    found = Area(QgsRectangle(-180, -90, 180, 90), degrees).geometry(point, context)
+    assert found is not None
+    assert all(each.geometry().within(found) for each in point)
+    beside = Area(QgsRectangle(-100, -40, -90, -30), degrees).geometry(point, context)
+    assert beside is not None
+    assert beside.isEmpty()
+
+
+def test_an_extent_without_a_crs_is_in_that_of_the_layer(tmp_path: Path, context: QgsProcessingContext) -> None:
+    area = Area(WINDOW, QgsCoordinateReferenceSystem())
+    words = "500060.0,5399800.0,500190.0,5399930.0"
+    assert area.argument(UTM, str(tmp_path / "a.gpkg"), context, Feedback()) == words
+    features = Features(_as_layer(QgsGeometry.fromRect(WINDOW), UTM), None)
+    found = area.geometry(features, context)
+    assert found is not None
+    assert found.boundingBox() == WINDOW
 
 
 def _as_layer(geometry: QgsGeometry, crs: QgsCoordinateReferenceSystem) -> QgsVectorLayer:

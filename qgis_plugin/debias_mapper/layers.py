@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from qgis.core import (
     Qgis,
@@ -37,6 +38,9 @@ from qgis.core import (
 )
 from qgis.PyQt.QtCore import QMetaType
 
+if TYPE_CHECKING:
+    from .rasters import Raster
+
 ROW = "debias_row"
 """Field with the id that a feature of the temporary file has in the layer."""
 
@@ -44,6 +48,9 @@ _FILES = (".gpkg", ".shp", ".geojson", ".fgb")
 
 _SEGMENTS = 100
 """Straight edges become curves in another CRS: at least so many pieces across an area are moved."""
+
+_SURROUNDINGS = 0.1
+"""Share of a layer's side by which an area may reach beyond the layer when it moves to another CRS."""
 
 _TYPES = frozenset(
     {
@@ -96,9 +103,10 @@ class Features:
         self.crs = known_crs(layer)
         self.fields = layer.fields()
         self.wkb_type = layer.wkbType()
-        self._file = _own_file(layer, definition)
+        self._file = _whole_file(layer, definition)
         self._source = QgsVectorLayerFeatureSource(layer)
         self._request = QgsFeatureRequest()
+        self._limit: int | None = None
         self._selected: frozenset[int] | None = None
         if isinstance(definition, QgsProcessingFeatureSourceDefinition):
             if definition.selectedFeaturesOnly:
@@ -106,7 +114,7 @@ class Features:
             if definition.filterExpression:
                 self._request.setFilterExpression(definition.filterExpression)
             if definition.featureLimit >= 0:
-                self._request.setLimit(definition.featureLimit)
+                self._limit = definition.featureLimit
 
     @classmethod
     def of(
@@ -127,9 +135,18 @@ class Features:
         return cls(layer, given)
 
     def __iter__(self) -> Iterator[QgsFeature]:
-        for feature in self._source.getFeatures(self._request):
-            if self._selected is None or feature.id() in self._selected:
-                yield feature
+        found = self._source.getFeatures(self._request)
+        chosen = (each for each in found if self._selected is None or each.id() in self._selected)
+        return islice(chosen, self._limit)
+
+    @property
+    def extent(self) -> QgsRectangle:
+        """Of all of their geometry."""
+        extent = QgsRectangle()
+        for feature in self:
+            if feature.hasGeometry():
+                extent.combineExtentWith(feature.geometry().boundingBox())
+        return extent
 
     @property
     def names(self) -> list[str]:
@@ -197,13 +214,13 @@ class Features:
         """
         for name in names:
             self._column(name)
-        if self._file is not None:
+        if self._file is not None and _has_one_layer(self._file):
             return self._file
         self.write(path, context, feedback, names)
         return path
 
     def _column(self, name: str) -> int:
-        column = self.fields.lookupField(name)
+        column = self.fields.indexFromName(name)
         if column < 0:
             raise QgsProcessingException(f"The layer {self.name} has no field {name}.")
         return column
@@ -214,7 +231,10 @@ class Features:
 
 
 class Area:
-    """Where results are wanted: a rectangle, or the polygons of a layer; everywhere where there is neither."""
+    """Where results are wanted: a rectangle, or the polygons of a layer; everywhere where there is neither.
+
+    A rectangle without a CRS is in that of the layer that it is applied to.
+    """
 
     def __init__(
         self,
@@ -227,17 +247,17 @@ class Area:
     def __bool__(self) -> bool:
         return self._rectangle is not None or self._polygons is not None
 
-    def geometry(self, crs: QgsCoordinateReferenceSystem, context: QgsProcessingContext) -> QgsGeometry | None:
-        """It as one geometry in another CRS, None for everywhere.
+    def geometry(self, layer: Features | Raster, context: QgsProcessingContext) -> QgsGeometry | None:
+        """The part of it that can matter to a layer as one geometry in that layer's CRS, None for everywhere.
 
         Raises:
-            QgsProcessingException: If the other CRS has no coordinates there.
+            QgsProcessingException: If the layer's CRS has no coordinates there.
         """
         if self._polygons is not None:
-            return _moved(self._polygons.union(), self._polygons.crs, crs, context)
+            return _moved(self._polygons.union(), self._polygons.crs, layer, context)
         if self._rectangle is None:
             return None
-        return _moved(QgsGeometry.fromRect(self._rectangle), self._crs, crs, context)
+        return _moved(QgsGeometry.fromRect(self._rectangle), self._crs, layer, context)
 
     def argument(
         self,
@@ -262,7 +282,7 @@ class Area:
         if self._rectangle is None:
             return None
         box = self._rectangle
-        if self._crs == crs:
+        if _same(self._crs, crs):
             return ",".join(repr(value) for value in (box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()))
         # A rectangle of another CRS is none in that of the raster: the library bends its edges.
         writer = _geopackage(path, QgsFields(), Qgis.WkbType.Polygon, self._crs, context.transformContext())
@@ -273,8 +293,8 @@ class Area:
         return path
 
 
-def _own_file(layer: QgsVectorLayer, definition: Any) -> str | None:  # noqa: ANN401 - any value of a parameter
-    """The file of a layer that is all of that file, unchanged and of a kind that the library surely reads."""
+def _whole_file(layer: QgsVectorLayer, definition: Any) -> str | None:  # noqa: ANN401 - any value of a parameter
+    """The file of a layer that is all of a layer there, unchanged and of a kind that the library surely reads."""
     provider = layer.dataProvider()
     path = layer.source().partition("|")[0]
     if (
@@ -289,8 +309,13 @@ def _own_file(layer: QgsVectorLayer, definition: Any) -> str | None:  # noqa: AN
         or QgsWkbTypes.linearType(layer.wkbType()) != layer.wkbType()
     ):
         return None
+    return path
+
+
+def _has_one_layer(path: str) -> bool:
+    """Whether a file has one layer with geometry; it is opened for that, which takes seconds for a large GeoJSON."""
     layers = QgsProviderRegistry.instance().querySublayers(path)
-    return path if sum(each.wkbType() != Qgis.WkbType.NoGeometry for each in layers) == 1 else None
+    return sum(each.wkbType() != Qgis.WkbType.NoGeometry for each in layers) == 1
 
 
 def _plain(kind: Qgis.WkbType) -> Qgis.WkbType:
@@ -334,23 +359,52 @@ def _add(writer: QgsVectorFileWriter, feature: QgsFeature, path: str) -> None:
         raise QgsProcessingException(f"The temporary file {path} cannot be written: {writer.errorMessage()}.")
 
 
+def _same(here: QgsCoordinateReferenceSystem | None, there: QgsCoordinateReferenceSystem) -> bool:
+    return here is None or not here.isValid() or here == there
+
+
 def _moved(
     geometry: QgsGeometry,
     here: QgsCoordinateReferenceSystem | None,
-    there: QgsCoordinateReferenceSystem,
+    layer: Features | Raster,
     context: QgsProcessingContext,
 ) -> QgsGeometry:
-    if here is None or here == there:
+    """An area of a CRS in the CRS of a layer.
+
+    Most CRSs hold for a part of the world and bend what lies far from it, even into one another. So what lies far
+    from the layer is cut away first.
+    """
+    if _same(here, layer.crs):
+        return geometry
+    near = _near(layer, here, context)
+    if near is not None:
+        geometry = geometry.intersection(QgsGeometry.fromRect(near))
+    if geometry.isEmpty():
         return geometry
     box = geometry.boundingBox()
     moved = geometry.densifyByDistance(max(box.width(), box.height()) / _SEGMENTS)
     try:
-        moved.transform(QgsCoordinateTransform(here, there, context.transformContext()))
+        moved.transform(QgsCoordinateTransform(here, layer.crs, context.transformContext()))
     except QgsCsException as error:
         raise QgsProcessingException(
-            f"The area lies where {there.userFriendlyIdentifier()} has no coordinates: choose another one."
+            f"The area lies where {layer.crs.userFriendlyIdentifier()} has no coordinates: choose another one."
         ) from error
     return moved
+
+
+def _near(
+    layer: Features | Raster, crs: QgsCoordinateReferenceSystem | None, context: QgsProcessingContext
+) -> QgsRectangle | None:
+    """The surroundings of a layer in a CRS, None where that has no coordinates for all of the layer."""
+    extent = layer.extent
+    if extent.isNull():
+        return None
+    try:
+        box = QgsCoordinateTransform(layer.crs, crs, context.transformContext()).transformBoundingBox(extent)
+    except QgsCsException:
+        return None
+    # A point has surroundings as well, in any unit.
+    return box.buffered(max(box.width(), box.height(), 1.0) * _SURROUNDINGS)
 
 
 def list_argument(values: Sequence[Any]) -> str | None:

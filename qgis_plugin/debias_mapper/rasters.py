@@ -61,6 +61,7 @@ class Raster:
     Attributes:
         name: Of the layer.
         crs: Of the layer.
+        extent: Of the layer, in this CRS.
     """
 
     def __init__(self, layer: QgsRasterLayer) -> None:
@@ -74,6 +75,7 @@ class Raster:
             raise QgsProcessingException(f"The raster layer {layer.name()} cannot be read: repair its source.")
         self.name = layer.name()
         self.crs = known_crs(layer)
+        self.extent = layer.extent()
         local = layer.providerType() == "gdal" and os.path.exists(layer.source())
         self._file = layer.source() if local and provider.crs() == self.crs else None
         self._provider: Any = None if self._file is not None else provider.clone()

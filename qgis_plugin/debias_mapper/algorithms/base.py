@@ -202,7 +202,7 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
         """
         if self.raster is None:
             raise QgsProcessingException(self.invalidRasterError(dict(run.parameters), p.INPUT))
-        wanted = None if self.raster.is_file else self.area.geometry(self.raster.crs, run.context)
+        wanted = None if self.raster.is_file else self.area.geometry(self.raster, run.context)
         bounds = None if wanted is None else wanted.boundingBox()
         path = self.raster.path(run.folder, bounds, run.value(p.PIXEL_SIZE), run.context, run.feedback)
         area = None

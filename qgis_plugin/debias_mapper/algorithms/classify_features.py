@@ -80,7 +80,7 @@ class ClassifyFeatures(MappingAlgorithm):
         features = self._given(run)
         path, words = self.raster_words(run, with_area=False)
         layer = run.path("features.gpkg")
-        features.write(layer, run.context, run.feedback, within=self.area.geometry(features.crs, run.context))
+        features.write(layer, run.context, run.feedback, within=self.area.geometry(features, run.context))
         out = option("--out", run.path(RESULT))
         return Command(self.VERB, [path, layer, *words, *self.further(run), *out])
 

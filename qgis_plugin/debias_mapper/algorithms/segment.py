@@ -130,6 +130,6 @@ class Segment(MappingAlgorithm):
             return [*run.options({**flags, **self.WITHOUT_BOXES}), *option("--rgb", rgb)]
         del flags[p.BATCH_SIZE]
         path = run.path("boxes.gpkg")
-        within = self.area.geometry(self.boxes.crs, run.context)
+        within = self.area.geometry(self.boxes, run.context)
         self.boxes.write(path, run.context, run.feedback, self.boxes.names, within)
         return [*run.options(flags), *option("--rgb", rgb), *option("--boxes", path)]
