@@ -101,6 +101,59 @@ def test_an_existing_python_is_taken(dialog: Any, without: Any) -> None:
     assert "torch " in dialog.versions.text()
 
 
+def test_an_existing_python_is_taken_without_ending_a_run(
+    dialog: Any, without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from debias_mapper import jobs
+
+    closed: list[bool] = []
+    monkeypatch.setattr(jobs, "close_workers", lambda: closed.append(True))
+    monkeypatch.setattr(jobs, "busy", lambda: True, raising=False)
+    dialog.existing.setFilePath(PYTHON)
+    dialog.use_button.click()
+    until(lambda: without.python_path() == PYTHON, "the Python")
+    assert closed == []
+
+
+@pytest.mark.parametrize("act", ["create", "repair", "remove"])
+def test_no_environment_is_changed_while_a_job_runs(dialog: Any, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    from debias_mapper import jobs
+
+    done: list[str] = []
+    monkeypatch.setattr(jobs, "busy", lambda: True, raising=False)
+    monkeypatch.setattr(jobs, "close_workers", lambda: done.append("closed"))
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: done.append("asked"))
+    getattr(dialog, act)()
+    assert not dialog.busy
+    assert "A run is under way" in dialog.stage.text()
+    assert done == []
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_removing_forgets_only_a_python_that_lay_there(
+    dialog: Any, without: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inside: bool
+) -> None:
+    from debias_mapper.dock import environment_dialog
+
+    removed: list[Path] = []
+    monkeypatch.setattr(environment_dialog.env, "remove", removed.append)
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
+    folder = tmp_path / "made"
+    dialog.place.setFilePath(str(folder))
+    python = str(folder / "venv" / "bin" / "python") if inside else PYTHON
+    without.set_python_path(python)
+    dialog.remove()
+    until(lambda: not dialog.busy, "the removal")
+    assert removed == [folder]
+    assert without.python_path() == (None if inside else PYTHON)
+
+
+def test_nothing_is_empty_between_the_fields_and_the_log(dialog: Any) -> None:
+    form, log = dialog.create_button.parentWidget(), dialog.log.parentWidget()
+    until(lambda: "GB are free" in dialog.space.text(), "the room")
+    assert log.geometry().top() - form.geometry().bottom() < 60
+
+
 def test_a_python_without_the_library_is_refused(dialog: Any, without: Any) -> None:
     dialog.existing.setFilePath("/usr/bin/python3")
     dialog.use_button.click()

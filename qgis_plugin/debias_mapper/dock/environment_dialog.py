@@ -11,7 +11,7 @@ from typing import Any
 from qgis.core import Qgis
 from qgis.gui import QgsCollapsibleGroupBox, QgsFileWidget
 from qgis.PyQt.QtCore import QT_VERSION_STR, Qt, QUrl, pyqtSignal
-from qgis.PyQt.QtGui import QDesktopServices
+from qgis.PyQt.QtGui import QDesktopServices, QShowEvent
 from qgis.PyQt.QtWidgets import (
     QApplication,
     QComboBox,
@@ -63,8 +63,14 @@ class EnvironmentDialog(QDialog):
         layout.addWidget(self._build_log(), 1)
         layout.addLayout(self._build_buttons())
         self.refresh()
-        self.resize(WIDTH, 0)  # no higher than it must be
+        self._adapt()
         self._background.start("Look for Pythons", lambda task: find_pythons(), self._found_pythons)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Be no higher than it must be; the log folds only now, and room that it had would stay empty."""
+        super().showEvent(event)
+        self.layout().activate()
+        self.resize(max(WIDTH, self.width()), 0)
 
     @property
     def busy(self) -> bool:
@@ -106,7 +112,7 @@ class EnvironmentDialog(QDialog):
         def work(task: BackgroundTask) -> str:
             return env.create(folder, base, source, proxies=proxies, **self._reports(task))
 
-        self._begin("Make the environment", work, self._made)
+        self._change("Make the environment", work, self._made)
 
     def repair(self) -> None:
         """Install again what the environment lacks."""
@@ -116,14 +122,16 @@ class EnvironmentDialog(QDialog):
         def work(task: BackgroundTask) -> str:
             return env.repair(folder, base, source, proxies=proxies, **self._reports(task))
 
-        self._begin("Repair the environment", work, self._made)
+        self._change("Repair the environment", work, self._made)
 
     def remove(self) -> None:
         """Remove the environment that was made, after a question."""
         folder = self.folder
         question = f"Remove the environment in {folder}, with all that was installed there?"
+        if self._refuses():
+            return
         if QMessageBox.question(self, self.windowTitle(), question) == QMessageBox.StandardButton.Yes:
-            self._begin("Remove the environment", lambda task: env.remove(folder), self._removed)
+            self._change("Remove the environment", lambda task: env.remove(folder), self._removed_from(folder))
 
     def cancel(self) -> None:
         """Stop what runs."""
@@ -139,6 +147,7 @@ class EnvironmentDialog(QDialog):
     def _build_state(self) -> QWidget:
         box = QGroupBox("Environment in use")
         self.state, self.versions = QLabel(), QLabel()
+        self.versions.setTextFormat(Qt.TextFormat.PlainText)
         for label in (self.state, self.versions):
             label.setWordWrap(True)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -185,6 +194,7 @@ class EnvironmentDialog(QDialog):
         self.wheels = QgsFileWidget()
         self.wheels.setStorageMode(QgsFileWidget.StorageMode.GetDirectory)
         self.space = QLabel()
+        self.space.setTextFormat(Qt.TextFormat.PlainText)
         self.create_button = QPushButton("Create")
         self._form = form
         for combo in (self.base, self.origin):
@@ -204,6 +214,7 @@ class EnvironmentDialog(QDialog):
 
     def _build_progress(self) -> QHBoxLayout:
         self.stage = QLabel()
+        self.stage.setTextFormat(Qt.TextFormat.PlainText)
         self.stage.setWordWrap(True)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -251,13 +262,27 @@ class EnvironmentDialog(QDialog):
             return WheelFolder(Path(self.wheels.filePath()))
         return Registry(self.index.text().strip() or None, self.torch.text().strip() or None)
 
-    def _begin(self, title: str, work: Callable[[BackgroundTask], Any], done: Callable[[Outcome], None]) -> None:
-        """Start what changes something; one at a time."""
+    def _refuses(self) -> bool:
+        """Say that the files of an environment cannot be changed while a job uses them."""
+        busy = getattr(jobs, "busy", None)
+        if busy is not None and busy():
+            self.stage.setText("A run is under way: wait for its end or cancel it, then press again.")
+            return True
+        return False
+
+    def _change(self, title: str, work: Callable[[BackgroundTask], Any], done: Callable[[Outcome], None]) -> None:
+        """Start what changes files of an environment."""
 
         def alone(task: BackgroundTask) -> Any:  # noqa: ANN401 - whatever the work gives
-            jobs.close_workers()  # they hold files of the environment
+            jobs.close_workers()  # an idle one holds files of the environment
             jobs.open_workers(warm=True)
             return work(task)
+
+        if not self._refuses():
+            self._begin(title, alone, done)
+
+    def _begin(self, title: str, work: Callable[[BackgroundTask], Any], done: Callable[[Outcome], None]) -> None:
+        """Start something slow; one at a time."""
 
         def ended(outcome: Outcome) -> None:
             self._work = None
@@ -268,7 +293,7 @@ class EnvironmentDialog(QDialog):
         self.log.clear()
         self.bar.setRange(0, 0)
         self.stage.setText(title)
-        self._work = self._background.start(title, alone, ended)
+        self._work = self._background.start(title, work, ended)
         self._work.stage.connect(self._progress)
         self._work.text.connect(self.log.appendPlainText)
         self._adapt()
@@ -333,14 +358,21 @@ class EnvironmentDialog(QDialog):
             self.refresh()
             self._fail(outcome.sentence)
 
-    def _removed(self, outcome: Outcome) -> None:
-        if outcome.sentence:
-            self._fail(outcome.sentence)
-        elif not outcome.cancelled:
-            settings.set_python_path(None)
-            self.stage.setText("The environment was removed.")
-        self.refresh()
-        self.changed.emit()
+    def _removed_from(self, folder: Path) -> Callable[[Outcome], None]:
+        """What follows a removal: a Python that lay elsewhere stays in use."""
+
+        def removed(outcome: Outcome) -> None:
+            if outcome.sentence:
+                self._fail(outcome.sentence)
+            elif not outcome.cancelled:
+                python = settings.python_path()
+                if python is not None and Path(os.path.abspath(folder)) in Path(os.path.abspath(python)).parents:
+                    settings.set_python_path(None)
+                self.stage.setText("The environment was removed.")
+            self.refresh()
+            self.changed.emit()
+
+        return removed
 
     def _take(self, python: str) -> None:
         """Use this Python from now on."""
