@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import shlex
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,10 +24,13 @@ from qgis.core import (
     QgsProject,
     QgsRasterLayer,
     QgsRectangle,
+    QgsTask,
+    QgsVectorFileWriter,
     QgsVectorLayer,
 )
+from qgis.PyQt.QtCore import Qt
 from qgis.PyQt.QtTest import QTest
-from qgis.PyQt.QtWidgets import QApplication
+from qgis.PyQt.QtWidgets import QApplication, QDialog, QLabel
 
 MAP, RESULT, LOG = range(3)
 
@@ -257,6 +262,183 @@ def result_layer(n: int) -> QgsVectorLayer:
         features.append(feature)
     assert layer.dataProvider().addFeatures(features)[0]
     return layer
+
+
+def two_sided(tmp_path: Path, n: int = 30) -> Any:
+    """A layer with both results, as a GeoPackage, in the project."""
+    memory = QgsVectorLayer(
+        "Point?crs=EPSG:3857&field=class:string&field=score:double&field=class_raw:string&field=score_raw:double",
+        "both",
+        "memory",
+    )
+    features = []
+    for number in range(n):
+        feature = QgsFeature(memory.fields())
+        feature.setAttributes(["abc"[number % 3], number / n, "ab"[number % 2], 1 - number / n])
+        features.append(feature)
+    assert memory.dataProvider().addFeatures(features)[0]
+    path = str(tmp_path / "both.gpkg")
+    options = QgsVectorFileWriter.SaveVectorOptions()
+    QgsVectorFileWriter.writeAsVectorFormatV3(memory, path, QgsProject.instance().transformContext(), options)
+    return add(QgsVectorLayer(path, "both", "ogr"))
+
+
+def test_the_panel_reopens_on_the_side_that_the_filter_shows(dock: Any, tmp_path: Path) -> None:
+    layer = two_sided(tmp_path)
+    until(lambda: dock.results._counts, "the counts")
+    layer.setSubsetString('"score_raw" >= 0.5')
+    dock.results._open(layer)  # its style is no map of classes
+    assert dock.results.plain.isChecked()
+    assert dock.results.threshold == 0.5
+    until(lambda: dock.results._counts, "the counts")
+    assert [counts.total for counts in dock.results._counts] == [30, 30]
+    assert layer.subsetString() == '"score_raw" >= 0.5'
+
+
+def test_a_style_of_the_users_own_is_left_alone(dock: Any, tmp_path: Path) -> None:
+    layer = two_sided(tmp_path)
+    layer.setRenderer(QgsCategorizedSymbolRenderer("score"))
+    until(lambda: dock.results._counts, "the counts")
+    dock.results.plain.click()
+    assert layer.renderer().classAttribute() == "score"
+    layer.setRenderer(QgsCategorizedSymbolRenderer("class_raw"))
+    dock.results.debiased.click()
+    assert layer.renderer().classAttribute() == "class"
+
+
+def test_the_threshold_lives_again_after_editing_and_counts_anew(dock: Any, tmp_path: Path) -> None:
+    layer = two_sided(tmp_path)
+    panel = dock.results
+    until(lambda: panel._counts, "the counts")
+    layer.startEditing()
+    assert not panel.slider.isEnabled()
+    assert "being edited" in panel.hint.text()
+    layer.deleteFeature(next(layer.getFeatures()).id())
+    layer.commitChanges()
+    assert panel.slider.isEnabled()
+    until(lambda: panel._counts and panel._counts[0].total == 29, "the new counts")
+    layer.setSubsetString("\"class\" = 'a'")
+    assert not panel.slider.isEnabled()
+    layer.setSubsetString("")
+    assert panel.slider.isEnabled()
+    panel.spin.setValue(0.5)
+    until(lambda: layer.subsetString(), "the filter")
+    assert panel.threshold == 0.5
+
+
+def test_a_layer_that_is_no_longer_shown_is_not_followed(dock: Any, tmp_path: Path) -> None:
+    layer = two_sided(tmp_path)
+    until(lambda: dock.results._counts, "the counts")
+    assert layer.receivers(layer.subsetStringChanged) > 0
+    before = layer.receivers(layer.subsetStringChanged)
+    dock.results.show_layer(add(result_layer(3)))
+    assert layer.receivers(layer.subsetStringChanged) == before - 1
+
+
+def test_what_a_package_says_is_shown_as_it_is_written(dock: Any, qgis_iface: Any, tmp_path: Path) -> None:
+    from debias_mapper.dock.model import Model
+
+    evil = '<img src="/nowhere.png"><b>name</b>'
+    card = dock.inputs.picker.card
+    card.show_model(Model("path", "classification", (), (("Licence", evil),), False))
+    labels = [label for label in card.findChildren(QLabel) if label.text() == evil]
+    assert [label.textFormat() for label in labels] == [Qt.TextFormat.PlainText]
+    dock._tell(evil, Qgis.MessageLevel.Critical)
+    (message,) = qgis_iface.messageBar().get_messages(Qgis.MessageLevel.Critical)
+    assert html.escape(evil) in message
+    assert "<" not in message
+    plain = (card.sentence, dock.sentence, dock.results.hint)
+    assert {label.textFormat() for label in plain} == {Qt.TextFormat.PlainText}
+
+
+def test_scores_that_are_whole_numbers_count(dock: Any) -> None:
+    from debias_mapper.dock.counting import Counts
+
+    counts = Counts.of([("a", 1, None), ("a", 0.5, None), ("b", None, None)])
+    assert counts.scores == {"a": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize("value", ["{not json", "[1]", '{"a": 1}', 7])
+def test_a_malformed_property_of_groups_counts_as_none(dock: Any, value: object) -> None:
+    layer = result_layer(6)
+    layer.setCustomProperty("debias/groups", value)
+    add(layer)
+    until(lambda: dock.results._counts, "the counts")
+    assert dock.results._counts[0].total == 6
+
+
+def test_a_file_is_opened_in_the_thread_that_counts_it(
+    dock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from debias_mapper.dock import counting
+
+    threads = []
+    opened = counting.SideReader._open
+
+    def watched(reader: Any) -> Any:
+        threads.append(threading.current_thread())
+        return opened(reader)
+
+    def clone(layer: Any) -> Any:
+        raise AssertionError("the layer was opened in the main thread")
+
+    monkeypatch.setattr(counting.SideReader, "_open", watched)
+    monkeypatch.setattr(QgsVectorLayer, "clone", clone)
+    two_sided(tmp_path)
+    until(lambda: dock.results._counts, "the counts")
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_closed_dialogs_are_let_go(dock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import processing
+
+    made = QDialog()
+    made.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)  # as QGIS does once nothing runs in it
+    monkeypatch.setattr(processing, "createAlgorithmDialog", lambda *_: made)
+    dock._open_dialog("debias:detect", {})
+    (dialog,) = dock.dialogs
+    dialog.close()
+    until(lambda: not dock.dialogs, "the end of the dialog", 5)
+
+
+def test_tasks_of_others_are_not_cancelled(scene: Any) -> None:
+    from debias_mapper.dock.desktop import toolbox_tasks
+
+    algorithm = QgsApplication.processingRegistry().createAlgorithmById("debias:detect")
+    title = algorithm.displayName()
+    foreign = QgsTask.fromFunction(f"Executing “{title}”", lambda task: time.sleep(0.5))
+    longer = QgsTask.fromFunction(f"{title} of somebody else", lambda task: time.sleep(0.5))
+    for task in (foreign, longer):
+        QgsApplication.taskManager().addTask(task)
+    assert QgsApplication.taskManager().countActiveTasks() == 2
+    assert toolbox_tasks() == []
+    until(lambda: QgsApplication.taskManager().countActiveTasks() == 0, "their end", 10)
+
+
+def test_a_class_map_comes_into_the_project(dock: Any, scene: Any, sample: Sample) -> None:
+    choose(dock, sample, sample.classifier)
+    dock.inputs.task.setCurrentIndex(1)
+    dock.run_button.click()
+    until(lambda: not dock.busy, "the end of the run")
+    assert dock.sentence.text().startswith("Done in")
+    (made,) = [layer for layer in QgsProject.instance().mapLayers().values() if layer is not scene]
+    assert isinstance(made, QgsRasterLayer)
+    assert made.crs() == scene.crs()
+    assert scene.extent().contains(made.extent())
+
+
+def test_features_of_a_layer_are_named(dock: Any, scene: Any, sample: Sample) -> None:
+    labels = add(QgsVectorLayer(sample.labels, "labels"))
+    choose(dock, sample, sample.classifier)
+    dock.inputs.task.setCurrentIndex(2)
+    dock.inputs.features.setLayer(labels)
+    layer = run(dock)
+    assert layer is not labels
+    assert layer.featureCount() == labels.featureCount()
+    classes = {entry.name for entry in dock.inputs.model.classes}
+    assert {feature["class"] for feature in layer.getFeatures()} <= classes | {None}
+    assert dock.results._counts[0].total > 0
 
 
 def test_a_cancelled_run_leaves_no_layer(dock: Any, large: Any, sample: Sample, qgis_iface: Any) -> None:

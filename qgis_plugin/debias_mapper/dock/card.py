@@ -27,6 +27,7 @@ class ModelCard(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.sentence = QLabel()
+        self.sentence.setTextFormat(Qt.TextFormat.PlainText)  # names in a package are not to be markup
         self.sentence.setWordWrap(True)
         self._facts = QWidget()
         self._form = QFormLayout(self._facts)
@@ -63,6 +64,7 @@ class ModelCard(QWidget):
             self._form.removeRow(0)
         for name, text in model.facts:
             value = QLabel(text)
+            value.setTextFormat(Qt.TextFormat.PlainText)
             value.setWordWrap(True)
             value.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
             self._form.addRow(f"{name}:", value)

@@ -57,9 +57,9 @@ class Counts:
         """Count rows; those without class or score (features outside the image) are left out."""
         counts = cls()
         for name, score, group in rows:
-            if not (isinstance(name, str) and isinstance(score, float)):
+            if not (isinstance(name, str) and isinstance(score, (int, float))):
                 continue
-            counts.scores.setdefault(name, []).append(score)
+            counts.scores.setdefault(name, []).append(float(score))
             if isinstance(group, str):
                 counts.groups[name] = group
             counts.total += 1
@@ -75,30 +75,62 @@ class Counts:
 
 
 class SideReader:
-    """The features of a side without the filter of its layer; made in the main thread, read in another one."""
+    """The features of a side without the filter of its layer; made in the main thread, read in another one.
+
+    Files are opened where they are read, which takes seconds for some formats.
+    """
 
     def __init__(self, side: Side) -> None:
-        self.groups: dict[str, str] = json.loads(side.layer.customProperty(GROUPS_PROPERTY, "{}"))
-        copy = side.layer.clone()  # the layer itself keeps its filter
-        copy.setSubsetString("")
-        fields = copy.fields()
+        layer = side.layer
+        self.groups = groups_of(layer)
         group = GROUP_FIELD if side.class_field == "class" else ""  # a group belongs to the de-biased class
-        self._columns = [fields.lookupField(name) for name in (side.class_field, side.score_field, group)]
-        self._source = QgsVectorLayerFeatureSource(copy)
+        self._names = (side.class_field, side.score_field, group)
+        self._place = layer.source(), layer.name(), layer.providerType()
+        self._memory: QgsVectorLayerFeatureSource | None = None
+        if layer.providerType() == "memory":  # its features are nowhere else
+            if layer.subsetString():
+                layer = layer.clone()  # the layer itself keeps its filter
+                layer.setSubsetString("")
+            self._memory = QgsVectorLayerFeatureSource(layer)
 
     def read(self, is_cancelled: Callable[[], bool]) -> Counts:
-        """Count them."""
+        """Count them.
+
+        Raises:
+            ValueError: The layer cannot be opened.
+        """
         counts = Counts.of(self.rows(), is_cancelled)
         counts.groups = {**self.groups, **counts.groups}
         return counts
 
     def rows(self) -> Iterable[Row]:
         """Class, score and group of each feature."""
+        source = self._memory or self._open()
+        columns = [source.fields().lookupField(name) for name in self._names]
         request = QgsFeatureRequest().setFlags(Qgis.FeatureRequestFlag.NoGeometry)
-        request.setSubsetOfAttributes([column for column in self._columns if column >= 0])
-        for feature in self._source.getFeatures(request):
+        request.setSubsetOfAttributes([column for column in columns if column >= 0])
+        for feature in source.getFeatures(request):
             values = feature.attributes()
-            yield [values[column] if column >= 0 else None for column in self._columns]
+            yield [values[column] if column >= 0 else None for column in columns]
+
+    def _open(self) -> QgsVectorLayer:
+        """The layer once more, for this thread alone."""
+        options = QgsVectorLayer.LayerOptions(False)
+        options.skipCrsValidation = True  # it would ask the user
+        layer = QgsVectorLayer(*self._place, options)
+        if not layer.isValid() or not layer.setSubsetString(""):
+            raise ValueError(f"the layer {self._place[1]} cannot be opened once more.")
+        return layer
+
+
+def groups_of(layer: QgsVectorLayer) -> dict[str, str]:
+    """The groups that a layer's custom property names; what is no such property counts as none."""
+    try:
+        named = json.loads(layer.customProperty(GROUPS_PROPERTY, "{}"))
+    except (TypeError, ValueError):
+        return {}
+    items = named.items() if isinstance(named, dict) else ()
+    return {name: group for name, group in items if isinstance(group, str)}
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qgis.core import QgsApplication
+from qgis.core import QgsApplication, QgsProcessingAlgRunnerTask
 from qgis.gui import QgisInterface
-from qgis.PyQt.QtCore import Qt
+from qgis.PyQt.QtCore import QCoreApplication, Qt
 from qgis.PyQt.QtWidgets import QAction
 
 from .. import jobs
@@ -52,8 +52,16 @@ class Desktop:
 
 
 def toolbox_tasks() -> list[QgisTask]:
-    """Runs of this plugin's algorithms that the toolbox started; QGIS tells whose they are by their titles alone."""
+    """Runs of this plugin's algorithms that the toolbox started.
+
+    QGIS tells no algorithm of a task; its kind and its whole title, in the user's language, are what there is.
+    """
     provider = QgsApplication.processingRegistry().providerById(PROVIDER)
-    titles = [algorithm.displayName() for algorithm in provider.algorithms()] if provider is not None else []
+    pattern = QCoreApplication.translate("QgsProcessingAlgRunnerTask", "Executing “%1”")
+    titles = {pattern.replace("%1", each.displayName()) for each in provider.algorithms()} if provider else set()
     active = QgsApplication.taskManager().activeTasks()
-    return [QgisTask(task) for task in active if any(title in task.description() for title in titles)]
+    return [
+        QgisTask(task)
+        for task in active
+        if isinstance(task, QgsProcessingAlgRunnerTask) and task.description() in titles
+    ]

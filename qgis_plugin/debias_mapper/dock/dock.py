@@ -146,6 +146,7 @@ class DebiasDock(QgsDockWidget):
         """Cancel all that runs; gives the tasks to wait for. The dock is of no use afterwards."""
         for dialog in self.dialogs:
             if not sip.isdeleted(dialog):
+                dialog.destroyed.disconnect(self._forget_dialogs)
                 dialog.close()
         parts = [part for part in (self.runner, self.inputs, self.results, self.environment) if part is not None]
         return [*self._background.stop(), *(task for part in parts for task in part.close_down())]
@@ -173,6 +174,7 @@ class DebiasDock(QgsDockWidget):
             self.tabs.addTab(widget, title)
 
         self.sentence = QLabel()
+        self.sentence.setTextFormat(Qt.TextFormat.PlainText)  # it may quote what others wrote
         self.sentence.setWordWrap(True)
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
@@ -312,7 +314,12 @@ class DebiasDock(QgsDockWidget):
         dialog = createAlgorithmDialog(algorithm, dict(parameters))
         if dialog is not None:
             self.dialogs.append(dialog)  # without its Python half, its buttons would do nothing
+            dialog.destroyed.connect(self._forget_dialogs)  # QGIS deletes it once it is closed and its run has ended
             dialog.show()
+
+    def _forget_dialogs(self) -> None:
+        """Let go of dialogs that are no more."""
+        self.dialogs = [dialog for dialog in self.dialogs if not sip.isdeleted(dialog)]
 
     def _checked(self, outcome: Outcome) -> None:
         status = outcome.value
@@ -328,7 +335,7 @@ class DebiasDock(QgsDockWidget):
     def _tell(self, sentence: str, level: Qgis.MessageLevel) -> None:
         self._say(sentence)
         self._note("", sentence)
-        self._iface.messageBar().pushMessage(TITLE, sentence, level, SECONDS)
+        self._iface.messageBar().pushMessage(TITLE, html.escape(sentence), level, SECONDS)
 
 
 def summary(layer: QgsMapLayer | None, seconds: float) -> str:

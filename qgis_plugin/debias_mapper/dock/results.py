@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from qgis.core import Qgis, QgsCategorizedSymbolRenderer, QgsMapLayer, QgsProject, QgsVectorLayer
 from qgis.gui import QgsMapLayerComboBox
+from qgis.PyQt import sip
 from qgis.PyQt.QtCore import Qt, QTimer, pyqtSignal
 from qgis.PyQt.QtWidgets import (
     QAbstractItemView,
@@ -34,6 +35,13 @@ PLAIN_LAYER = "debias/plain"
 DEBOUNCE = 150
 """Milliseconds that the slider must rest before the layer is filtered."""
 
+_SIGNALS = {
+    "editingStarted": "_draw",
+    "editingStopped": "_draw",
+    "subsetStringChanged": "_refiltered",
+    "afterCommitChanges": "_count",
+}
+"""Of the layers that are shown: what may happen to them elsewhere, and what this panel does then."""
 _OURS = re.compile(r'^"(score|score_raw)" >= ([0-9.]+)$')
 
 
@@ -72,6 +80,8 @@ class ResultsPanel(QWidget):
         self._task: BackgroundTask | None = None
         self._sides: list[Side] = []
         self._ids: set[str] = set()
+        self._heard: list[QgsVectorLayer] = []
+        self._filtering = False
         self._counts: list[Counts] = []
         self._can_run_plain: Callable[[QgsVectorLayer], bool] = lambda layer: False
         self._timer = QTimer(self)
@@ -107,6 +117,7 @@ class ResultsPanel(QWidget):
         project = QgsProject.instance()
         project.layersAdded.disconnect(self._offer)
         project.layersRemoved.disconnect(self._removed)
+        self._listen([])
         return self._background.stop()
 
     def _build(self) -> None:
@@ -148,6 +159,7 @@ class ResultsPanel(QWidget):
         form.addRow("Least score", score)
 
         self.hint = QLabel()
+        self.hint.setTextFormat(Qt.TextFormat.PlainText)
         self.hint.setWordWrap(True)
         self.table = QTreeWidget()
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
@@ -181,13 +193,36 @@ class ResultsPanel(QWidget):
 
     def _open(self, layer: QgsMapLayer | None) -> None:
         """Begin to look at a layer: its filter and side as they are, its features counted in the background."""
-        if self._task is not None:
-            self._task.forget()
         self._timer.stop()
-        self._counts = []
         self._sides = sides(layer) if isinstance(layer, QgsVectorLayer) else []
         self._ids = {side.layer.id() for side in self._sides}
+        self._listen([side.layer for side in self._sides])
         self._read_state()
+        self._count()
+
+    def _listen(self, layers: Sequence[QgsVectorLayer]) -> None:
+        """Follow what happens to these layers, and to no others."""
+        for layer in self._heard:
+            if not sip.isdeleted(layer):
+                for signal, slot in _SIGNALS.items():
+                    getattr(layer, signal).disconnect(getattr(self, slot))
+        self._heard = [layer for number, layer in enumerate(layers) if layer not in layers[:number]]
+        for layer in self._heard:
+            for signal, slot in _SIGNALS.items():
+                getattr(layer, signal).connect(getattr(self, slot))
+
+    def _refiltered(self) -> None:
+        """The filter of a layer was changed, perhaps by somebody else."""
+        if not self._filtering:
+            self._timer.stop()
+            self._read_state()
+            self._draw()
+
+    def _count(self) -> None:
+        """Count the features in the background."""
+        if self._task is not None:
+            self._task.forget()
+        self._counts = []
         self._draw()
         if self._sides:
             readers = [SideReader(side) for side in self._sides]
@@ -201,7 +236,9 @@ class ResultsPanel(QWidget):
         if self._sides:
             own = _OURS.match(self._sides[0].layer.subsetString())
             threshold = float(own[2]) if own else 0.0
-            plain = self._plain_is_shown()
+            # Both results in one layer: its filter tells which one was looked at, whatever the user's style shows.
+            both_in_one = len(self._sides) == 2 and len(self._ids) == 1
+            plain = own[1] == self._sides[1].score_field if own and both_in_one else self._plain_is_shown()
         for widget in (self.spin, self.slider, self._choice):
             widget.blockSignals(True)
         self.spin.setValue(threshold)
@@ -258,7 +295,9 @@ class ResultsPanel(QWidget):
         for side in [self._sides[self._choice.checkedId()]] if both_in_one else self._sides:
             wanted = expression(side, self.threshold)
             if side.layer.subsetString() != wanted:
+                self._filtering = True
                 side.layer.setSubsetString(wanted)
+                self._filtering = False
 
     def _reason(self) -> str:
         """Why the slider cannot filter; empty if it can."""
@@ -293,8 +332,9 @@ class ResultsPanel(QWidget):
 
 def show_class(layer: QgsVectorLayer, name: str) -> None:
     """Colour a layer by another class field; styles that show something else are left alone."""
-    if isinstance(layer.renderer(), QgsCategorizedSymbolRenderer):
-        renderer = layer.renderer().clone()
+    shown = layer.renderer()
+    if isinstance(shown, QgsCategorizedSymbolRenderer) and shown.classAttribute() in ("class", "class_raw"):
+        renderer = shown.clone()
         renderer.setClassAttribute(name)
         layer.setRenderer(renderer)
         layer.triggerRepaint()
