@@ -78,7 +78,7 @@ STUDIES = {
         oriented=True,
         epochs=60,
         batch_size=4,
-        fields={"backbone": "timm:test_resnet", "weights": "random", "lr": 3e-3},
+        fields={"backbone": "timm:test_resnet", "weights": "random", "lr": 3e-3, "backbone_lr": 1.0},
     ),
 }
 
@@ -139,7 +139,8 @@ def run(name: str, objects: ObjectSet, train: Any, test: Any, config: DetectConf
     with bar(quiet=False) as progress:
         trained = train_detector(kept, study.tiles, config, progress=progress)
         seconds = {"train": time.perf_counter() - start, "train_cpu": time.process_time() - cpu, **trained.seconds}
-        predictor = DetectorPredictor(trained.package)
+        # Random weights are nowhere else: a package of finetune brings its own.
+        predictor = DetectorPredictor(trained.package, weights=config.weights)
         guesses = find_objects(predictor, held, progress=progress)
     scores = average_precision(truths(held, study.oriented), guesses, trained.package.table)
     record = {
@@ -215,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["lora"])
+    parser.add_argument("--methods", nargs="+", help="default: lora, and finetune for overfit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", help="of the five of longtail; default: all")
     parser.add_argument("--epochs", type=int, help="other than the study's")
@@ -223,7 +224,7 @@ def main() -> None:
     options = parser.parse_args()
     study = STUDIES[options.study]
     objects = {"ships": ships, "longtail": simd, "overfit": dota}[options.study](options.data)
-    chosen = methods(options.methods)
+    chosen = methods(options.methods or ["finetune" if options.study == "overfit" else "lora"])
     for seed in options.seeds if not options.table else ():
         if options.study == "overfit":
             splits = [(np.arange(len(objects)), np.arange(len(objects)))]
