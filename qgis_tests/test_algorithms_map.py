@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Feedback, Ran, Sample, library, opened, pixels, rows, run
+from conftest import Feedback, Ran, Sample, create, library, opened, pixels, rows, run
 from debias_mapper import jobs
+from debias_mapper.outputs import fill
+from debias_mapper.runtime.commands import Command
 from qgis.core import (
     QgsCategorizedSymbolRenderer,
     QgsCoordinateReferenceSystem,
     QgsCoordinateTransform,
     QgsFeature,
+    QgsFeatureSink,
     QgsGeometry,
     QgsPalettedRasterRenderer,
     QgsProcessingContext,
@@ -327,6 +332,96 @@ def test_a_raster_in_degrees_takes_an_area_in_metres(sample: Sample, tmp_path: P
     said = library("classify", sample.degrees, *words)
     assert rows(ran.layer()) == rows(opened(tmp_path / "own.gpkg"))
     assert 0 < ran.results["COUNT"] == sum(said["counts"].values()) < 64
+
+
+def test_a_temporary_class_raster_is_one_file_and_one_layer(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    import processing  # found once QGIS runs
+    from processing.gui.Postprocessing import handleAlgorithmResults
+
+    def write(command: Command, *rest: Any, **further: Any) -> dict[str, Any]:
+        for flag in ("--map", "--scores"):
+            shutil.copy(sample.scene, command.arguments[command.arguments.index(flag) + 1])
+        return {"counts": {"red": 3}}
+
+    monkeypatch.setattr(jobs, "run_command", write)
+
+    def target() -> QgsProcessingOutputLayerDefinition:
+        return QgsProcessingOutputLayerDefinition("TEMPORARY_OUTPUT", QgsProject.instance())
+
+    parameters = classifier(sample, OUTPUT=target(), SCORES=target())
+    ran = run("classify_pixels", **parameters)
+    assert set(ran.context.layersToLoadOnCompletion()) == {ran.results["OUTPUT"], ran.results["SCORES"]}
+    assert handleAlgorithmResults(create("classify_pixels"), ran.context, ran.feedback, parameters), ran.feedback.text
+    assert len(QgsProject.instance().mapLayers()) == 2
+    temporary = {"OUTPUT": "TEMPORARY_OUTPUT", "SCORES": "TEMPORARY_OUTPUT"}
+    found = processing.run("debias:classify_pixels", classifier(sample, **temporary))
+    assert pixels(found["OUTPUT"]) == pixels(sample.scene)
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [("{}/missing/out.gpkg", "there is no folder .*missing"), ("{}", "is a folder: name a file")],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_destination_that_cannot_be_is_refused_before_anything_runs(
+    sample: Sample, tmp_path: Path, place: str, sentence: str, wrapped: bool
+) -> None:
+    path: Any = place.format(tmp_path)
+    given = QgsProcessingOutputLayerDefinition(path) if wrapped else path
+    fine, said = create("detect").checkParameterValues(detector(sample, OUTPUT=given), QgsProcessingContext())
+    assert not fine
+    assert re.search(f"Detected objects: .*{sentence}", said)
+
+
+@pytest.mark.parametrize(
+    "name", ["out.gpkg", "TEMPORARY_OUTPUT", "memory:", "ogr:dbname='/nowhere/x.gpkg' table=\"t\""]
+)
+def test_destinations_in_folders_that_are_there_or_without_one_are_accepted(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert create("detect").checkParameterValues(detector(sample, OUTPUT=name), QgsProcessingContext()) == (True, "")
+
+
+@pytest.fixture
+def twice(tmp_path: Path) -> QgsVectorLayer:
+    """Two features whose field ``fid`` says the same."""
+    layer = QgsVectorLayer("Polygon?crs=EPSG:32633&field=fid:integer&field=n:integer", "merged", "memory")
+    for number in (1, 2):
+        feature = QgsFeature(layer.fields())
+        feature.setAttributes([7, number])
+        left = 500000 + 40 * number
+        feature.setGeometry(QgsGeometry.fromRect(QgsRectangle(left, 5399900, left + 20, 5399920)))
+        layer.dataProvider().addFeatures([feature])
+    return layer
+
+
+def test_a_field_fid_that_says_one_thing_twice_is_no_key(sample: Sample, tmp_path: Path, twice: QgsVectorLayer) -> None:
+    ran = run("classify_features", **classifier(sample, FEATURES=twice, OUTPUT=str(tmp_path / "out.gpkg")))
+    assert [each["n"] for each in ran.layer().getFeatures()] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["out.gpkg", "out.shp"])
+def test_a_result_that_cannot_be_written_to_its_end_is_deleted(
+    sample: Sample, tmp_path: Path, twice: QgsVectorLayer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    class Full:
+        """A disk that takes one feature."""
+
+        def __init__(self, sink: QgsFeatureSink) -> None:
+            self.sink, self.left = sink, 1
+
+        def addFeature(self, feature: QgsFeature, flags: Any) -> bool:
+            self.left -= 1
+            return self.left >= 0 and self.sink.addFeature(feature, flags)
+
+        def lastError(self) -> str:
+            return "the disk is full"
+
+    monkeypatch.setattr("debias_mapper.algorithms.base.fill", lambda sink, *rest: fill(Full(sink), *rest))
+    with pytest.raises(QgsProcessingException, match=r"cannot be written to .*: the disk is full"):
+        run("classify_features", **classifier(sample, FEATURES=twice, OUTPUT=str(tmp_path / name)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_of_the_designer_hands_results_on(sample: Sample) -> None:

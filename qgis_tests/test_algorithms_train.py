@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import Feedback, Sample, library, opened, run
+from debias_mapper import jobs
+from debias_mapper.runtime.commands import Command
 from qgis.core import (
     QgsFeatureRequest,
     QgsProcessingException,
@@ -131,6 +133,65 @@ def test_detected_objects_are_scored_beside_those_of_the_twin(sample: Sample, tm
     assert {name: ran.results.get(name) for name in ("MACRO", "HEAD", "TAIL")} == {
         name: said["scores"]["ap50"][name.lower()] for name in ("MACRO", "HEAD", "TAIL")
     }
+
+
+def writing(names: list[str]) -> Any:
+    """In place of the worker: writes the files that these options of a command name."""
+
+    def run_command(command: Command, *rest: Any, **further: Any) -> dict[str, Any]:
+        for name in names:
+            Path(command.arguments[command.arguments.index(name) + 1]).write_text(name)
+        return {}
+
+    return run_command
+
+
+def test_temporary_files_lie_where_the_results_say(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "run_command", writing(["--out", "--report"]))
+    trained = run("train", **quick(sample, OUTPUT="TEMPORARY_OUTPUT", REPORT="TEMPORARY_OUTPUT")).results
+    assert [Path(trained[name]).read_text() for name in ("OUTPUT", "REPORT")] == ["--out", "--report"]
+    monkeypatch.setattr(jobs, "run_command", writing(["--report"]))
+    scored = run(
+        "evaluate", PREDICTIONS=sample.labels, REFERENCE=sample.labels, CLASS_FIELD="kind", PREDICTED_FIELD="kind",
+        REPORT="TEMPORARY_OUTPUT", JSON="TEMPORARY_OUTPUT",
+    ).results  # fmt: skip
+    assert Path(scored["REPORT"]).read_text() == "--report"
+    assert json.loads(Path(scored["JSON"]).read_text()) == {}
+    status = run("environment_status", PROBE=False, JSON="TEMPORARY_OUTPUT").results
+    assert json.loads(Path(status["JSON"]).read_text()) == json.loads(status["STATUS"])
+
+
+def test_only_a_model_may_be_named_by_the_file_in_its_folder(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def run_command(command: Command, *rest: Any, **further: Any) -> dict[str, Any]:
+        said.extend(command.arguments)
+        return {}
+
+    monkeypatch.setattr(jobs, "run_command", run_command)
+    config = tmp_path / "model.json"
+    config.write_text("{}")
+    run("train", **quick(sample, CONFIG=str(config), OUTPUT=str(tmp_path / "m.tgd")))
+    assert said[said.index("--config") + 1] == str(config)
+
+
+def test_an_extent_without_a_crs_is_in_that_of_the_reference(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def run_command(command: Command, *rest: Any, **further: Any) -> dict[str, Any]:
+        said.extend(command.arguments)
+        return {}
+
+    monkeypatch.setattr(jobs, "run_command", run_command)
+    run(
+        "evaluate", PREDICTIONS=sample.labels, REFERENCE=sample.labels, CLASS_FIELD="kind", PREDICTED_FIELD="kind",
+        EXTENT="500000,500256,5399744,5399960", REPORT=str(tmp_path / "r.html"),
+    )  # fmt: skip
+    assert said[said.index("--area") + 1] == "500000.0,5399744.0,500256.0,5399960.0"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import PYTHON, Feedback, Sample, create, run
 from debias_mapper import jobs
+from debias_mapper.outputs import Dress
 from debias_mapper.runtime.commands import Command
 from qgis.core import (
     QgsApplication,
@@ -163,22 +164,31 @@ def test_layers_may_be_renamed_and_removed_while_an_algorithm_runs(sample: Sampl
     assert results["COUNT"] == 64
 
 
-def test_algorithms_run_outside_the_main_thread_and_leave_it_free(sample: Sample, slow: Path) -> None:
+def test_algorithms_run_outside_the_main_thread_and_leave_it_free(
+    sample: Sample, slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads: list[bool] = []
+    store = Dress.store
+
+    def watched(dress: Dress) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        store(dress)
+
+    monkeypatch.setattr(Dress, "store", watched)
 
     class Watching(Feedback):
         def pushCommandInfo(self, info: str) -> None:
             threads.append(threading.current_thread() is threading.main_thread())
 
     feedback = Watching()
-    task = Task(
-        "detect",
-        {"INPUT": sample.scene, "MODEL": sample.detector, "WEIGHTS": sample.weights, "OUTPUT": "TEMPORARY_OUTPUT"},
-        feedback,
-    )
+    out = str(tmp_path / "out.gpkg")
+    model = {"INPUT": sample.scene, "MODEL": sample.detector, "WEIGHTS": sample.weights}
+    task = Task("detect", {**model, "OUTPUT": out}, feedback)
     slow.touch()
     assert task.wait()[0]
-    assert threads == [False]
+    assert threads == [False, False]  # the command, and style and metadata
+    layer = QgsVectorLayer(f"{out}|layername=out", "again", "ogr")
+    assert layer.renderer().type() == "categorizedSymbol"
 
 
 def test_closing_the_pool_ends_a_run_and_its_worker(

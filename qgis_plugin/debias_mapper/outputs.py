@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import zipfile
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,12 +23,15 @@ from qgis.core import (
     QgsFields,
     QgsLayerMetadata,
     QgsMapLayer,
+    QgsProcessing,
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
     QgsProcessingLayerPostProcessorInterface,
+    QgsProcessingOutputLayerDefinition,
     QgsProviderRegistry,
     QgsProviderSublayerDetails,
+    QgsVectorFileWriter,
     QgsVectorLayer,
 )
 from qgis.PyQt.QtCore import QDateTime
@@ -38,6 +42,9 @@ from .runtime.environment import plugin_version
 
 VOCABULARY = "debias"
 """Prefix of the keywords in the metadata of layers."""
+
+_ADDRESS = re.compile(r"\w{2,}:")
+"""Of what is not a path, such as ``memory:`` or ``postgis:``; the letter of a drive is one letter."""
 
 MODEL_FILE = "model.json"
 """Of a model package; it says what the model is."""
@@ -113,8 +120,7 @@ def fill(
     features: Iterable[QgsFeature],
     count: int,
     feedback: QgsProcessingFeedback,
-    destination: str,
-) -> None:
+) -> str | None:
     """Put features into a sink.
 
     Args:
@@ -122,18 +128,45 @@ def fill(
         features: As many as ``count``, or nearly so.
         count: For the progress.
         feedback: Told about it. What is nearly there is not cancelled any more, so that no half of it stays.
-        destination: For the sentence.
 
-    Raises:
-        QgsProcessingException: If the sink takes one not.
+    Returns:
+        What the sink says to a feature that it does not take; None where it took all.
     """
     feedback.setProgressText("Writing of the result")
     for done, feature in enumerate(features, 1):
         if not sink.addFeature(feature, QgsFeatureSink.Flag.FastInsert):
-            raise QgsProcessingException(f"The features cannot be written to {destination}: {sink.lastError()}")
+            return sink.lastError()
         if done % 1000 == 0:
             feedback.setProgress(100.0 * done / max(count, 1))
-    sink.flushBuffer()
+    return None if sink.flushBuffer() else sink.lastError()
+
+
+def unwritable(destination: Any) -> str | None:  # noqa: ANN401 - any value of a parameter
+    """Why a file cannot be written there, as far as its folder tells; None for what is no path as well."""
+    if isinstance(destination, QgsProcessingOutputLayerDefinition):
+        destination = destination.sink.staticValue()
+    if not isinstance(destination, str) or destination in ("", QgsProcessing.TEMPORARY_OUTPUT):
+        return None
+    if _ADDRESS.match(destination):
+        return None
+    if os.path.isdir(destination):
+        return f"{destination} is a folder: name a file."
+    folder = os.path.dirname(os.path.abspath(destination))
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}: make it, or choose another one."
+    return None if os.access(folder, os.W_OK) else f"nothing can be written into {folder}: choose another folder."
+
+
+def remove_half(destination: str) -> None:
+    """Delete a file that was not written to its end; a layer in a database stays."""
+    if not os.path.isfile(destination):
+        return
+    if destination.lower().endswith(".shp"):
+        QgsVectorFileWriter.deleteShapeFile(destination)
+        return
+    for ending in ("-journal", "-wal", "-shm", ""):
+        with suppress(OSError):  # what keeps it from being written may keep it from being deleted
+            os.remove(destination + ending)
 
 
 @dataclass(frozen=True)

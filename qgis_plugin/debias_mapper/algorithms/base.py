@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from qgis.core import (
     QgsCoordinateReferenceSystem,
     QgsFeature,
+    QgsFeatureSink,
     QgsFields,
     QgsProcessingAlgorithm,
     QgsProcessingContext,
@@ -24,7 +25,7 @@ from qgis.PyQt.QtGui import QIcon
 from .. import jobs, settings
 from ..icons import icon
 from ..layers import Area, Features, list_argument
-from ..outputs import Dress, Origin, Result, all_fields, fill
+from ..outputs import Dress, Origin, Result, all_fields, fill, remove_half, unwritable
 from ..rasters import Raster
 from ..runtime.commands import Command, option
 from . import parameters as p
@@ -65,7 +66,6 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
         super().__init__()
         self.raster: Raster | None = None
         self.area = Area()
-        self._dresses: list[Dress] = []
 
     # What QGIS asks.
 
@@ -115,11 +115,20 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
 
     def checkParameterValues(self, parameters: Values, context: QgsProcessingContext) -> tuple[bool, str]:
         """Refuse to run without an environment, with a sentence that says what to do."""
-        accepted, reason = super().checkParameterValues(parameters, context)
+        accepted, reason = self.check_destinations(parameters, context)
         if accepted and settings.python_path() is None:
             return False, jobs.NO_ENVIRONMENT
         if accepted and parameters.get(p.EXTENT) and parameters.get(p.AREA):
             return False, "There are two areas: give an extent or a layer of polygons, not both."
+        return accepted, reason
+
+    def check_destinations(self, parameters: Values, context: QgsProcessingContext) -> tuple[bool, str]:
+        """QGIS's own checks, and whether the folders of the outputs can take them: a run may last for hours."""
+        accepted, reason = super().checkParameterValues(parameters, context)
+        for definition in self.destinationParameterDefinitions() if accepted else ():
+            problem = unwritable(parameters.get(definition.name(), definition.defaultValue()))
+            if problem is not None:
+                return False, f"{definition.description()}: {problem}"
         return accepted, reason
 
     def prepareAlgorithm(
@@ -150,12 +159,6 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
             for note in facts.get("notes", ()):
                 feedback.pushInfo(note)
             return self.results(run, command, facts)
-
-    def postProcessAlgorithm(self, context: QgsProcessingContext, feedback: QgsProcessingFeedback) -> Values:
-        """Put style and metadata beside results that are files."""
-        for dress in self._dresses:
-            dress.store()
-        return {}
 
     # What a subclass says.
 
@@ -230,18 +233,25 @@ class DebiasAlgorithm(QgsProcessingAlgorithm):
         origin: Origin,
     ) -> str:
         """Put features into the sink ``OUTPUT``, styled as the result is; gives the sink's destination."""
-        sink, destination = self.parameterAsSink(dict(run.parameters), p.OUTPUT, run.context, fields, wkb_type, crs)
+        # Keys of a copy need not be those of the layer, whose field may even hold one twice.
+        keys = QgsFeatureSink.SinkFlag.RegeneratePrimaryKey
+        sink, destination = self.parameterAsSink(
+            dict(run.parameters), p.OUTPUT, run.context, fields, wkb_type, crs, keys
+        )
         if sink is None:
             raise QgsProcessingException(self.invalidSinkError(dict(run.parameters), p.OUTPUT))
-        fill(sink, features, result.layer.featureCount(), run.feedback, destination)
+        problem = fill(sink, features, result.layer.featureCount(), run.feedback)
         del sink  # closes the file
+        if problem is not None:
+            remove_half(destination)
+            raise QgsProcessingException(f"The features cannot be written to {destination}: {problem}")
         self.dress(run.context, Dress(destination, result.qml, origin.metadata()))
         return destination
 
     def dress(self, context: QgsProcessingContext, dress: Dress) -> None:
         """Style an output when it is loaded, and where it is a file, for good."""
         dress.when_loaded(context)
-        self._dresses.append(dress)
+        dress.store()
 
     def _area(self, parameters: Values, context: QgsProcessingContext) -> Area:
         polygons = Features.of(self, parameters, p.AREA, context)

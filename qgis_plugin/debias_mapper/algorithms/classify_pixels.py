@@ -54,7 +54,7 @@ class ClassifyPixels(MappingAlgorithm):
     def command(self, run: Run) -> Command:
         """The verb with rasters in the folder."""
         for name in self._wanted(run):
-            if not self.parameterAsOutputLayer(run.parameters, name, run.context).lower().endswith((".tif", ".tiff")):
+            if not run.value(name).lower().endswith((".tif", ".tiff")):
                 raise QgsProcessingException("Rasters are written as GeoTIFF: choose a name that ends in .tif.")
         path, words = self.raster_words(run)
         outputs = [word for name, flag in self._wanted(run).items() for word in option(flag, run.path(f"{name}.tif"))]
@@ -65,7 +65,7 @@ class ClassifyPixels(MappingAlgorithm):
         titles = {p.OUTPUT: self.RESULT_TITLE, SCORES: "Score raster"}
         outputs: Values = {}
         for name in self._wanted(run):
-            destination = self.parameterAsOutputLayer(run.parameters, name, run.context)
+            destination = run.value(name)
             move_raster(run.path(f"{name}.tif"), destination)
             origin = Origin(titles[name], command, run.value(p.MODEL))
             self.dress(run.context, Dress(destination, None, origin.metadata()))
@@ -75,4 +75,4 @@ class ClassifyPixels(MappingAlgorithm):
     def _wanted(self, run: Run) -> dict[str, str]:
         """Options by the outputs that are asked for."""
         flags = {p.OUTPUT: "--map", SCORES: "--scores"}
-        return {name: flag for name, flag in flags.items() if run.parameters.get(name) not in (None, "")}
+        return {name: flag for name, flag in flags.items() if run.value(name) is not None}

@@ -60,7 +60,7 @@ class EnvironmentStatus(DebiasAlgorithm):
 
     def checkParameterValues(self, parameters: Values, context: QgsProcessingContext) -> tuple[bool, str]:
         """Needs no environment."""
-        return super(DebiasAlgorithm, self).checkParameterValues(parameters, context)
+        return self.check_destinations(parameters, context)
 
     def processAlgorithm(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qgis.core import (
@@ -20,6 +20,7 @@ from qgis.core import (
 
 from ..outputs import MODEL_FILE
 from ..runtime.commands import option
+from . import parameters as p
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Run:
     context: QgsProcessingContext
     feedback: QgsProcessingFeedback
     folder: str
+    _destinations: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     @contextmanager
@@ -61,7 +63,19 @@ class Run:
         return os.path.join(self.folder, name)
 
     def value(self, name: str) -> Any:  # noqa: ANN401 - a number, a text, a truth value
-        """The value of a parameter by its type, None where it was left empty or there is no such parameter."""
+        """The value of a parameter by its type, None where it was left empty or there is no such parameter.
+
+        That of a destination is the same each time: QGIS makes up another path of a temporary one at each look.
+        """
+        if name not in self._destinations:
+            value = self._read(name)
+            definition = self.algorithm.parameterDefinition(name)
+            if definition is None or not definition.isDestination():
+                return value
+            self._destinations[name] = value
+        return self._destinations[name]
+
+    def _read(self, name: str) -> Any:  # noqa: ANN401 - as above
         definition = self.algorithm.parameterDefinition(name)
         if definition is None:
             return None
@@ -74,11 +88,12 @@ class Run:
             "file": self.algorithm.parameterAsFile,
             "fileDestination": self.algorithm.parameterAsFileOutput,
             "number": self.algorithm.parameterAsDouble,
+            "rasterDestination": self.algorithm.parameterAsOutputLayer,
         }.get(definition.type(), self.algorithm.parameterAsString)
         if definition.type() == "number" and definition.dataType() == Qgis.ProcessingNumberParameterType.Integer:
             read = self.algorithm.parameterAsInt
         value = read(self.parameters, name, self.context)
-        if definition.type() == "file" and os.path.basename(value) == MODEL_FILE:
+        if name == p.MODEL and os.path.basename(value) == MODEL_FILE:
             value = os.path.dirname(value)  # what a dialog for files can pick of a package that is a folder
         return None if value == "" else value
 
