@@ -108,7 +108,7 @@ def test_an_existing_python_is_taken_without_ending_a_run(
 
     closed: list[bool] = []
     monkeypatch.setattr(jobs, "close_workers", lambda: closed.append(True))
-    monkeypatch.setattr(jobs, "busy", lambda: True, raising=False)
+    monkeypatch.setattr(jobs, "busy", lambda: True)
     dialog.existing.setFilePath(PYTHON)
     dialog.use_button.click()
     until(lambda: without.python_path() == PYTHON, "the Python")
@@ -120,7 +120,7 @@ def test_no_environment_is_changed_while_a_job_runs(dialog: Any, monkeypatch: py
     from debias_mapper import jobs
 
     done: list[str] = []
-    monkeypatch.setattr(jobs, "busy", lambda: True, raising=False)
+    monkeypatch.setattr(jobs, "busy", lambda: True)
     monkeypatch.setattr(jobs, "close_workers", lambda: done.append("closed"))
     monkeypatch.setattr(QMessageBox, "question", lambda *_: done.append("asked"))
     getattr(dialog, act)()

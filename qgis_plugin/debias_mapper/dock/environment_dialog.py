@@ -264,8 +264,7 @@ class EnvironmentDialog(QDialog):
 
     def _refuses(self) -> bool:
         """Say that the files of an environment cannot be changed while a job uses them."""
-        busy = getattr(jobs, "busy", None)
-        if busy is not None and busy():
+        if jobs.busy():
             self.stage.setText("A run is under way: wait for its end or cancel it, then press again.")
             return True
         return False
