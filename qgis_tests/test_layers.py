@@ -338,6 +338,17 @@ def test_a_point_is_found_in_the_whole_world_and_an_area_beside_it_holds_nothing
     assert beside.isEmpty()
 
 
+def test_an_area_of_another_crs_beside_an_exported_layer_is_refused(
+    sample: Sample, tmp_path: Path, context: QgsProcessingContext
+) -> None:
+    layer = QgsRasterLayer(f"{sample.scene}|option:NUM_THREADS=1", "with options")
+    beside = Area(QgsRectangle(-100, -40, -90, -30), QgsCoordinateReferenceSystem("EPSG:4326"))
+    found = beside.geometry(Raster(layer), context)
+    assert found is not None
+    with pytest.raises(QgsProcessingException, match="The area does not touch the layer with options"):
+        exported(layer, tmp_path, context, found.boundingBox())
+
+
 def test_an_extent_without_a_crs_is_in_that_of_the_layer(tmp_path: Path, context: QgsProcessingContext) -> None:
     area = Area(WINDOW, QgsCoordinateReferenceSystem())
     words = "500060.0,5399800.0,500190.0,5399930.0"
