@@ -133,10 +133,10 @@ def test_no_environment_is_changed_while_a_job_runs(dialog: Any, monkeypatch: py
 def test_removing_forgets_only_a_python_that_lay_there(
     dialog: Any, without: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inside: bool
 ) -> None:
-    from debias_mapper.dock import environment_dialog
+    from debias_mapper.runtime import environment
 
     removed: list[Path] = []
-    monkeypatch.setattr(environment_dialog.env, "remove", removed.append)
+    monkeypatch.setattr(environment, "remove", removed.append)
     monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
     folder = tmp_path / "made"
     dialog.place.setFilePath(str(folder))
