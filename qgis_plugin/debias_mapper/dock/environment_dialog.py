@@ -11,7 +11,7 @@ from typing import Any
 from qgis.core import Qgis
 from qgis.gui import QgsCollapsibleGroupBox, QgsFileWidget
 from qgis.PyQt.QtCore import QT_VERSION_STR, Qt, QUrl, pyqtSignal
-from qgis.PyQt.QtGui import QDesktopServices, QShowEvent
+from qgis.PyQt.QtGui import QDesktopServices
 from qgis.PyQt.QtWidgets import (
     QApplication,
     QComboBox,
@@ -39,6 +39,7 @@ from .tasks import Background, BackgroundTask, Outcome
 
 REGISTRY, WHEELS = range(2)
 WIDTH = 640
+LOG_HEIGHT = 120
 
 
 class EnvironmentDialog(QDialog):
@@ -64,13 +65,8 @@ class EnvironmentDialog(QDialog):
         layout.addLayout(self._build_buttons())
         self.refresh()
         self._adapt()
+        self.resize(WIDTH, 0)  # no higher than it must be
         self._background.start("Look for Pythons", lambda task: find_pythons(), self._found_pythons)
-
-    def showEvent(self, event: QShowEvent) -> None:
-        """Be no higher than it must be; the log folds only now, and room that it had would stay empty."""
-        super().showEvent(event)
-        self.layout().activate()
-        self.resize(max(WIDTH, self.width()), 0)
 
     @property
     def busy(self) -> bool:
@@ -232,8 +228,10 @@ class EnvironmentDialog(QDialog):
         self.log = QPlainTextEdit()
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(5000)
+        self.log.setMinimumHeight(1)  # the box folds only when it is shown, and would have kept room for the log
         QVBoxLayout(box).addWidget(self.log)
         box.setCollapsed(True)
+        box.collapsedStateChanged.connect(lambda folded: self.log.setMinimumHeight(1 if folded else LOG_HEIGHT))
         return box
 
     def _build_buttons(self) -> QHBoxLayout:
