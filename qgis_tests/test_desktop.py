@@ -23,8 +23,9 @@ PICTURES = (
     "start", "environment", "train", "trained", "model", "classified", "plain", "detector", "detected",
     "detected_plain", "log", "running", "end",
 )  # fmt: skip
-LONGEST_GAP = 2.0
-"""Seconds that the event loop may stand still: a bound for shared machines; the numbers themselves are kept."""
+LONGEST_GAP = 0.5
+"""Seconds that the event loop may stand still. The aim is 0.2: the figure itself goes into numbers.json. The
+bound is wider, because QGIS's own work (drawing a map, opening a dialog) and a shared machine take time in between."""
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,16 @@ def test_pictures_show_something(sessions: dict[str, Session], report: dict[str,
     assert len(colours) > 100
     window = [image.pixel(x, 400) for x in range(1280)]
     assert len(set(window)) > 10, "the window does not fill the screen"
+
+
+@pytest.mark.parametrize("name", ["environment", "train", "trained"])
+def test_pictures_of_a_dialog_show_the_dialog(sessions: dict[str, Session], report: dict[str, Any], name: str) -> None:
+    left, top, width, height = report["regions"][name]
+    image = QImage(str(sessions["first_map"].out / f"{name}.png")).copy(left, top, width, height)
+    assert min(image.width(), image.height()) > 300
+    rows = [len({image.pixel(x, y) for x in range(width)}) for y in range(height)]
+    assert sum(number > 8 for number in rows) > height / 10, "it shows no text"
+    start = QImage(str(sessions["first_map"].out / "start.png")).copy(left, top, width, height)
+    places = [(x, y) for x in range(0, width, 4) for y in range(0, height, 4)]
+    covered = sum(image.pixel(*place) != start.pixel(*place) for place in places) / len(places)
+    assert covered > 0.5, "it shows what was there before the dialog"

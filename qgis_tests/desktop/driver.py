@@ -16,7 +16,7 @@ from typing import Any
 
 from qgis.core import QgsApplication, QgsProject, QgsSettings
 from qgis.PyQt.QtCore import Qt, QTimer
-from qgis.PyQt.QtWidgets import QAbstractButton, QApplication, QMessageBox
+from qgis.PyQt.QtWidgets import QAbstractButton, QApplication, QMessageBox, QWidget
 from qgis.utils import iface
 
 TICK = 20
@@ -50,7 +50,8 @@ class Driver:
     def __init__(self, plan: dict[str, Any], scenario: Callable[[Driver], Scenario]) -> None:
         self.plan = plan
         self.out = Path(plan["out"])
-        self.report: dict[str, Any] = {"steps": [], "gaps": {}, "questions": [], "python": [], "error": None}
+        self.report: dict[str, Any] = {"steps": [], "gaps": {}, "questions": [], "python": [], "regions": {}}
+        self.report["error"] = None
         self._scenario = scenario(self)
         self._wait = Wait(lambda: True, "the start")
         self._since = time.monotonic()
@@ -80,6 +81,11 @@ class Driver:
         with self.unwatched():
             QApplication.processEvents()
             QApplication.primaryScreen().grabWindow(0).save(str(self.out / f"{name}.png"))
+
+    def region(self, name: str, widget: QWidget) -> None:
+        """Say where the window is that a picture is about."""
+        corner = widget.mapToGlobal(widget.rect().topLeft())
+        self.report["regions"][name] = [corner.x(), corner.y(), widget.width(), widget.height()]
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:

@@ -112,6 +112,7 @@ def set_up(driver: Driver) -> Scenario:
     dialog.use_button.click()
     yield Wait(lambda: dialog.status is not None and dialog.status.ready, "the environment")
     driver.shot("environment")
+    driver.region("environment", dialog)
     dialog.close()
 
 
@@ -129,14 +130,17 @@ def train(driver: Driver, layers: dict[str, QgsMapLayer], model: str) -> Scenari
     )  # fmt: skip
     yield driver.pause(0.5)
     driver.shot("train")
+    driver.region("train", dialog)
     ended: list[bool] = []
     dialog.algorithmFinished.connect(lambda successful, results: ended.append(successful))
     dialog.buttonBox().button(QDialogButtonBox.StandardButton.Ok).click()
     yield Wait(lambda: ended, "the end of the training", 180)
     driver.shot("trained")
+    driver.region("trained", dialog)
     assert ended == [True], "the training failed"
     assert os.path.exists(model)
     dialog.close()
+    yield Wait(lambda: not dock().dialogs, "the end of the dialog")
 
 
 def classify(driver: Driver, layers: dict[str, QgsMapLayer], model: str) -> Scenario:
