@@ -231,6 +231,32 @@ def test_background_is_seeded_and_stays_in_the_area(raster: Path) -> None:
     assert (one.images != cut(1).images).any()
 
 
+@pytest.mark.parametrize("globe", [(-180, -90, 180, 90), (0, -90, 360, 90)])
+def test_an_area_wider_than_the_crs_of_a_further_raster_is_cut_to_it(
+    raster: Path, tmp_path: Path, globe: tuple[float, float, float, float]
+) -> None:
+    degrees = gpd.GeoSeries([at(400, 80, 60)], crs="EPSG:32632").to_crs(4326).total_bounds
+    step = (degrees[2] - degrees[0]) / 100
+    place = Affine(step, 0, degrees[0], 0, -step, degrees[3])
+    first = make_raster(tmp_path / "first.tif", coordinates(100, 100), crs="EPSG:4326", transform=place, nodata=0)
+    objects = layer(["a"] * 3, [at(20, 30, 10), at(150, 160, 10), at(420, 100, 10)])
+
+    def cut(area: Any) -> Any:
+        spec = ChipSpec(8, window=20, unit="m")
+        return chips_from_layer([first, raster], objects, "kind", spec, background=20, area=area)
+
+    wide, everywhere = cut(shapely.box(*globe)), cut(None)
+    assert wide.table.counts == everywhere.table.counts == (3, 20)
+    np.testing.assert_array_equal(wide.sources, everywhere.sources)
+    np.testing.assert_array_equal(wide.images, everywhere.images)
+    # Where the area ends on the second raster, it ends there: the polar cap down to the middle row of pixels.
+    middle = gpd.GeoSeries([at(100, 100)], crs="EPSG:32632").to_crs(4326).y.iloc[0]
+    cap = cut(shapely.box(-180, middle, 180, 90))
+    second = np.char.startswith(cap.sources, "scene") & (cap.labels == 0)
+    assert cap.images[second][:, 1].max() < 50
+    assert second.sum() == 1
+
+
 def test_background_sides_follow_the_objects_when_fitted(raster: Path) -> None:
     objects = layer(["a", "b"], [at(20, 20, 10), at(100, 100, 40)])
     chips = chips_from_layer([raster], objects, "kind", ChipSpec(8, margin=0), background=30)
@@ -311,6 +337,8 @@ def test_other_refusals(raster: Path, tmp_path: Path) -> None:
         chips_from_layer([first, other], layer(["a"], [at(5, 5)]), "kind", spec)
     with pytest.raises(LabelError, match="within the given area"):
         chips_from_layer([raster], objects, "kind", spec, area=at(100, 100, 20))
+    with pytest.raises(LabelError, match="must have polygons"):
+        chips_from_layer([raster], objects, "kind", spec, area=at(100, 100))
     empty = make_raster(tmp_path / "empty.tif", np.zeros((1, 200, 200), dtype=np.uint8), nodata=0)
     with pytest.raises(LabelError, match="lies on nodata"):
         chips_from_layer([empty], objects, "kind", spec)

@@ -25,6 +25,7 @@ from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.windows import MIN_SIDE, cut_square, square_windows
 from torchgeo_debias.errors import ConfigError, DataError, LabelError
 from torchgeo_debias.progress import Progress, ProgressCallback, silent
+from torchgeo_debias.tiling.area import area_around
 from torchgeo_debias.tiling.source import RasterSource, extent
 
 __all__ = ["BACKGROUND", "chips_from_layer", "cut_chips", "read_layer"]
@@ -148,15 +149,16 @@ def chips_from_layer(
             not, by the spec's margin (from points by half a window). A class of that name in the layer counts as
             background as well. It has the last class id.
         seed: Of the choice of background places.
-        area: Where the labels are complete, in the CRS of the first raster: objects whose centre lies outside are left
-            out and background windows lie wholly inside.
+        area: Where the labels are complete, a polygon or several in one, in the CRS of the first raster: objects whose
+            centre lies outside are left out and background windows lie wholly inside.
         progress: Told about the stages "read chips" and "read background".
 
     Returns:
         The chips, with ``spec.gsd`` filled in, metres per pixel.
 
     Raises:
-        LabelError: See :func:`read_layer`; also if no object lies on a raster (within ``area``).
+        LabelError: See :func:`read_layer`; also if no object lies on a raster (within ``area``), or ``area`` is no
+            polygon.
         RasterError: If a raster cannot be read or placed on the earth.
         DataError: If the rasters do not go together or there is no room for background.
         ConfigError: If there are points but no window, or no raster.
@@ -226,14 +228,14 @@ def _survey(
 ) -> list[_Site]:
     sites: list[_Site] = []
     placed: dict[str, gpd.GeoSeries] = {}
-    area_series: gpd.GeoSeries | None = None
+    within: gpd.GeoDataFrame | None = None
     for path in rasters:
         with opener(path) as source:
             wkt = source.crs.to_wkt()
             if wkt not in placed:
                 placed[wkt] = geometries.to_crs(wkt)
-            if area is not None and area_series is None:
-                area_series = gpd.GeoSeries([area], crs=wkt)
+            if area is not None and within is None:
+                within = gpd.GeoDataFrame(geometry=[area], crs=wkt)
             here = placed[wkt]
             left, bottom, right, top = source.bounds
             x0, y0, x1, y1 = shapely.bounds(here.to_numpy()).T
@@ -245,8 +247,9 @@ def _survey(
             )
             own = to_pixels(here.iloc[items], source)
             region = shapely.box(0, 0, source.width, source.height)
-            if area_series is not None:
-                region = shapely.intersection(region, to_pixels(area_series.to_crs(wkt), source)[0])
+            if within is not None:
+                around = gpd.GeoSeries([area_around(within, [source.grid])])
+                region = shapely.intersection(region, to_pixels(around, source)[0])
             bounds = _pixel_bounds(own)
             centre = (bounds[:, :2] + bounds[:, 2:]) / 2
             sites.append(
