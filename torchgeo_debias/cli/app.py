@@ -186,7 +186,7 @@ def classify(
     layer_format: LayerFormat = None,
     shape: Annotated[str, typer.Option(help="Features of the layer: tiles, points or regions.")] = "tiles",
     area: Area = None,
-    overlap: Annotated[float, typer.Option(help="Share by which neighbouring tiles overlap, 0 to below 1.")] = 0.0,
+    overlap: Annotated[float, typer.Option(help="Share by which neighbouring tiles overlap, 0 to 0.9.")] = 0.0,
     min_score: Annotated[float, typer.Option(help="Leave out tiles below this score.")] = 0.0,
     keep_background: Annotated[bool, typer.Option(help="Write background features as well.")] = False,
     weights: Weights = "auto",

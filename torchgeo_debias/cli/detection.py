@@ -54,7 +54,9 @@ LabelledRasters = Annotated[
 Block = Annotated[
     float | None, typer.Option(help="Split rasters into pieces of ground with this side, in units of their CRS.")
 ]
-Overlap = Annotated[float, typer.Option(help="Share of a tile that the next one covers again; objects fit into it.")]
+Overlap = Annotated[
+    float, typer.Option(help="Share of a tile that the next one covers again, 0 to 0.9; objects should fit into it.")
+]
 
 
 @app.command()
