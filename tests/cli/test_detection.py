@@ -431,7 +431,7 @@ def test_train_refuses_a_field_that_is_none(
         ([*YOLO, "--split", "val"], "--split must be all or test; received 'val'"),
         ([*YOLO, "--split", "test"], "trained without --hold-out"),
         ([*YOLO, "--metric", "best"], "--metric takes coco, voc07, area; received 'best'"),
-        ([*YOLO, "--report", "{out}/none/report.html"], "cannot be written"),
+        ([*YOLO, "--report", "{out}/none/report.html"], "choose an existing folder"),
         ([*YOLO, "--precision", "8"], "torch does not compute in 8: choose auto, 32"),
         ([*YOLO, "--weights", "random"], "are not those the model was trained on"),
         ([*YOLO, "--names", "blue,green,red"], "read them with the names of the model"),

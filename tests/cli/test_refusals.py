@@ -470,7 +470,7 @@ def test_classify_features_refuses_a_layer(
         (["--data", "{data}", "--bands", "red,green,blue"], "With a scene folder, --bands takes numbers"),
         (["--data", "{data}", "--split", "val"], "--split must be train, test or all"),
         (["--data", "{data}", "--bands", "1"], "give the bands red but the model takes red, green, blue"),
-        (["--data", "{data}", "--report", "{out}/none/report.html"], "cannot be written"),
+        (["--data", "{data}", "--report", "{out}/none/report.html"], "choose an existing folder"),
         (["--data", "{strange}"], "is none of the classes"),
         (["--data", "{wide}"], "hold uint16 values but the model was trained on uint8"),
         ([], "--data"),
@@ -490,6 +490,25 @@ def test_evaluate_refuses(
     given = [option.format(**places) for option in options]
     assert part in run("evaluate", *map_options(tiny_model, tiny_weights), *given).sentence
     assert tiny.listing(out) == []
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "evaluate-detector"])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("report.pdf", "report.pdf: the name must end in .html, .htm."),
+        ("none/report.html", "choose an existing folder you may write to."),
+        ("folder.html", "it is a folder; give the name of a file."),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_model_is_read(
+    run: Run, out: Path, verb: str, name: str, part: str
+) -> None:
+    (out / "folder.html").mkdir()
+    sentence = run(verb, "--model", "nowhere", "--data", "nowhere", "--report", out / name).sentence
+    assert sentence.startswith(f"Cannot write {out}")
+    assert sentence.endswith(part)
+    assert [entry.name for entry in out.iterdir()] == ["folder.html"]
 
 
 def test_demo_refuses_before_it_writes(run: Run, tiny_images: Path, tmp_path: Path, out: Path) -> None:

@@ -158,8 +158,10 @@ def evaluate(
 ) -> None:
     """Score a model on a scene folder: F1 per class and per group on the full confusion matrix."""
     from torchgeo_debias.cli.inputs import evaluation_chips
+    from torchgeo_debias.cli.reports import check_report
     from torchgeo_debias.inference.evaluation import evaluate_chips, write_evaluation
 
+    check_report(report)
     predictor = load(model, weights, precision)
     with show.bar(quiet) as progress:
         chips = evaluation_chips(predictor.package, data, split, bands, progress)

@@ -158,6 +158,7 @@ def evaluate_detector(
     """Score a detector on labelled images: average precision per class and per group."""
     from torchgeo_debias.cli.mapping import one_of
     from torchgeo_debias.cli.objects import Labelled, held_out_part
+    from torchgeo_debias.cli.reports import check_report
     from torchgeo_debias.evaluation.detection import Form
     from torchgeo_debias.inference.detection_evaluation import evaluate_package as run
     from torchgeo_debias.inference.detection_evaluation import write_evaluation
@@ -166,6 +167,7 @@ def evaluate_detector(
     if split not in ("all", "test"):
         raise ConfigError(f"--split must be all or test; received {split!r}.")
     one_of("--metric", metric, get_args(Form))
+    check_report(report)
     package = DetectorPackage.load(model)
     labelled = Labelled(data, form, labels, names, raster, class_field, area, block, bands, nodata)
     with show.bar(quiet) as progress:
