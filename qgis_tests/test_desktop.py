@@ -23,14 +23,20 @@ PICTURES = (
     "start", "environment", "train", "trained", "model", "classified", "plain", "detector", "detected",
     "detected_plain", "log", "running", "end",
 )  # fmt: skip
-LONGEST_GAP = 0.5
-"""Seconds that the event loop may stand still. The aim is 0.2: the figure itself goes into numbers.json. The
-bound is wider, because QGIS's own work (drawing a map, opening a dialog) and a shared machine take time in between."""
+LONGEST_GAP = 0.2
+"""Seconds that the interface may be blocked at a time: gaps of the event loop without the time in which it was ready to
+run and got no processor (see ``desktop/driver.py``). Both figures go into numbers.json. Left out is what QGIS itself
+does in one go: the installation of the zip, adding layers, taking pictures, and taking a plugin out, which waits for
+the worker and is measured apart."""
+ON_PURPOSE = "on purpose"
+"""End of the names of steps that block the interface to see that this is measured."""
+UNCOUNTED = "this kernel does not tell how long a thread waits for a processor: /proc/self/schedstat"
 
 
 @pytest.fixture(scope="module")
 def sessions(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Session]]:
     """Two sessions of one user: a first map, and QGIS closed in the middle of a run."""
+    assert Path("/proc/self/schedstat").exists(), UNCOUNTED
     root = tmp_path_factory.mktemp("desktop")
     archive, large = root / "plugin.zip", root / "large.tif"
     subprocess.run(["/usr/bin/python3", ROOT / "qgis_plugin/build_zip.py", archive], check=True)
@@ -51,14 +57,17 @@ def sessions(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def numbers(sessions: dict[str, Session]) -> dict[str, Any]:
     """What was measured."""
-    gaps = {step: gap for session in sessions.values() for step, gap in session.report["gaps"].items()}
+    gaps = {step: found for session in sessions.values() for step, found in session.report["gaps"].items()}
+    gaps = {step: found for step, found in gaps.items() if not step.endswith(ON_PURPOSE)}
     first = sessions["first_map"].report
     return {
-        "longest_gap_s": round(max(gaps.values()), 3),
-        "gaps_s": {step: round(gap, 3) for step, gap in gaps.items()},
+        "longest_gap_s": {kind: round(max(found[kind] for found in gaps.values()), 3) for kind in ("wall", "blocked")},
+        "gaps_s": {step: {kind: round(gap, 3) for kind, gap in found.items()} for step, found in gaps.items()},
+        "waited_for_a_processor_s": {name: round(session.report["waited"], 2) for name, session in sessions.items()},
         "start_to_first_result_with_a_warm_worker_s": round(first["seconds_to_result"], 2),
         "cancel_s": round(first["cancelled"]["seconds"], 2),
         "reload_in_a_run_s": round(first["reload"], 2),
+        "enable_s": round(first["enable"], 2),
         "sessions_s": {name: round(session.seconds, 1) for name, session in sessions.items()},
     }
 
@@ -123,10 +132,20 @@ def test_qgis_asks_before_it_ends_a_run(sessions: dict[str, Session]) -> None:
     assert "Detect objects" in question
 
 
+def test_gaps_are_measured_and_told_apart_from_those_of_a_busy_machine(sessions: dict[str, Session]) -> None:
+    gaps = sessions["leave_in_a_run"].report["gaps"]
+    asleep, crowded = (gaps[f"{what} {ON_PURPOSE}"] for what in ("blocked", "crowded out"))
+    assert asleep["blocked"] >= 0.3
+    assert crowded["blocked"] > 0.29  # 0.1 s of sleep and 0.2 s of computing
+    assert crowded["wall"] - crowded["blocked"] > 0.1  # two others have had their shares of the core meanwhile
+
+
 def test_the_event_loop_runs_all_the_time(sessions: dict[str, Session]) -> None:
     measured = numbers(sessions)
     print(json.dumps(measured, indent=1))
-    assert measured["longest_gap_s"] < LONGEST_GAP
+    for session in sessions.values():  # a kernel that does not count says 0, whatever happens
+        assert session.report["waited"] > 0, UNCOUNTED
+    assert measured["longest_gap_s"]["blocked"] <= LONGEST_GAP
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -2,11 +2,18 @@
 
 A scenario is a generator that yields what it waits for. Its report says what it found, how long the event loop was kept
 from running, and why it stopped if it did.
+
+From one look to the next the interface cannot answer for longer than the gap between them, in which the timer's own
+20 ms are counted too. The wall time of a gap says what a user would have felt on this machine. A part of it may be that
+the main thread was ready to run and got no processor, since other programs had them all. Linux counts that for each
+thread (the second number of ``schedstat``, https://docs.kernel.org/scheduler/sched-stats.html). The rest is how long
+the interface itself was blocked: it computed, slept, or waited for a disk, a lock or another process.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -39,6 +46,26 @@ class Wait:
 Scenario = Iterator[Wait]
 
 
+class Clock:
+    """Wall time, and how long this thread has waited for a processor until then."""
+
+    def __init__(self) -> None:
+        """Begin now.
+
+        Raises:
+            OSError: The kernel does not tell it.
+        """
+        self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._begin = self._waited()
+
+    def read(self) -> tuple[float, float]:
+        """Both, in seconds; the second one since the beginning."""
+        return time.monotonic(), self._waited() - self._begin
+
+    def _waited(self) -> float:
+        return int(self._file.read_text().split()[1]) / 1e9
+
+
 class Driver:
     """Plays a scenario.
 
@@ -56,7 +83,8 @@ class Driver:
         self._wait = Wait(lambda: True, "the start")
         self._since = time.monotonic()
         self._step = "start"
-        self._last: float | None = None
+        self._clock = Clock()
+        self._last: tuple[float, float] | None = None
         self._over = False
         iface.mainWindow().showMaximized()
         QgsApplication.messageLog().messageReceived.connect(self._hear)
@@ -89,11 +117,15 @@ class Driver:
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
-        """What is done here is not the plugin's doing, and not counted as its gap."""
+        """What is done here is not the plugin's doing, and cut out of the gap around it."""
+        began = self._clock.read()
         try:
             yield
         finally:
-            self._last = None
+            ended = self._clock.read()
+            if self._last is not None:
+                wall, waited = self._last
+                self._last = wall + ended[0] - began[0], waited + ended[1] - began[1]
 
     def pause(self, seconds: float) -> Wait:
         """Wait for nothing."""
@@ -123,21 +155,27 @@ class Driver:
             self._timer.stop()
             QTimer.singleShot(0, iface.actionExit().trigger)
 
-    def _tick(self) -> None:
-        now = time.monotonic()
+    def _measure(self) -> None:
+        """Keep the longest gap of each step."""
+        now = self._clock.read()
         if self._last is not None:
-            gap = now - self._last - TICK / 1000
-            self.report["gaps"][self._step] = max(gap, self.report["gaps"].get(self._step, 0.0))
-        self._last = now
+            wall, waited = now[0] - self._last[0], now[1] - self._last[1]
+            longest = self.report["gaps"].setdefault(self._step, {"wall": 0.0, "blocked": 0.0})
+            for name, gap in (("wall", wall), ("blocked", wall - waited)):
+                longest[name] = max(gap, longest[name])
+        self._last, self.report["waited"] = now, now[1]
+
+    def _tick(self) -> None:
         self._answer()
         if self._over:
             self._exit_again()
             return
         try:
+            self._measure()
             if self._wait.condition():
                 self._wait = next(self._scenario)
                 self._since = time.monotonic()
-            elif now - self._since > self._wait.seconds:
+            elif time.monotonic() - self._since > self._wait.seconds:
                 raise AssertionError(f"{self._wait.what} did not come within {self._wait.seconds} s")
         except StopIteration:
             self.leave()

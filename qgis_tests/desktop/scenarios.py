@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from typing import Any
@@ -252,9 +253,11 @@ def reload_and_disable(driver: Driver, layers: dict[str, QgsMapLayer]) -> Scenar
     assert NAME not in plugins
     assert QgsApplication.processingRegistry().providerById("debias") is None
     driver.step("enable")
+    began = time.monotonic()
     with driver.unwatched():
         assert loadPlugin(NAME)
         assert startPlugin(NAME)
+    driver.report["enable"] = time.monotonic() - began
     yield choose(driver, layers["scene"], str(driver.sample / "detector.tgd"))
     dock().run_button.click()
     yield idle()
@@ -262,8 +265,30 @@ def reload_and_disable(driver: Driver, layers: dict[str, QgsMapLayer]) -> Scenar
     driver.shot("end")
 
 
+def calibrate(driver: Driver) -> Scenario:
+    """Show that gaps are measured as they are: block the interface, then let it compute where others do as well."""
+    yield driver.pause(0.5)
+    driver.step("blocked on purpose")
+    time.sleep(0.3)
+    yield driver.pause(0.1)
+    driver.step("crowded out on purpose")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # of this thread; the others inherit it
+    others = [subprocess.Popen(["/usr/bin/python3", "-c", "while True: pass"]) for _ in range(2)]
+    time.sleep(0.1)  # they start
+    end = time.thread_time() + 0.2
+    while time.thread_time() < end:
+        pass
+    os.sched_setaffinity(0, cores)
+    for other in others:
+        other.kill()
+        other.wait()
+    yield driver.pause(0.1)
+
+
 def leave_in_a_run(driver: Driver) -> Scenario:
     """Close QGIS in the middle of a run; the plugin is there from the session before."""
+    yield from calibrate(driver)
     driver.step("close")
     assert NAME in plugins, "the plugin is not loaded"
     layers = add_layers(driver)
