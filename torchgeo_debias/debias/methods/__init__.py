@@ -1,0 +1,54 @@
+"""The long-tail methods that fit a head on stored features: one registry, one contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any
+
+from torchgeo_debias.debias.head import LinearHead
+from torchgeo_debias.debias.methods import weighting
+from torchgeo_debias.debias.methods.registry import Method, NoSettings
+from torchgeo_debias.debias.samples import Samples
+from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
+
+__all__ = ["METHODS", "Method", "NoSettings", "fit_method", "method_settings"]
+
+_MODULES = (weighting,)
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {method.name: method for module in _MODULES for method in module.METHODS}
+)
+
+
+def method_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 (of the method's type)
+    """The settings of a method, with defaults for what ``values`` leaves out.
+
+    Raises:
+        ConfigError: If there is no such method or setting, or a value cannot be.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"There is no method {name!r}: choose among {', '.join(METHODS)}.")
+    kind = METHODS[name].settings
+    if values and not fields(kind):
+        raise ConfigError(f"The method {name} has nothing to set; received {dict(values)}.")
+    return read_fields(kind, values or {}, f"{name}.")
+
+
+def fit_method(name: str, samples: Samples, settings: Mapping[str, Any] | None = None, seed: int = 0) -> LinearHead:
+    """Fit a head on stored features by the method of this name.
+
+    Args:
+        name: One of :data:`METHODS`.
+        samples: Of all training chips.
+        settings: By field name; what is left out keeps its default.
+        seed: Of everything the method draws.
+
+    Raises:
+        ConfigError: If there is no such method or setting, or a value cannot be.
+        DataError: If the samples do not fit together; see :meth:`Samples.check`.
+    """
+    chosen = method_settings(name, settings)
+    samples.check()
+    return METHODS[name].fit(samples, chosen, seed)
