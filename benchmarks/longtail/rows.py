@@ -1,0 +1,89 @@
+"""The rows of the comparison: which features, moved or not, under which head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.longtail.features import Features
+from torchgeo_debias.classes import ClassTable
+from torchgeo_debias.debias import DebiasSettings, LinearHead, calibrate, logit_adjustment
+from torchgeo_debias.debias.methods import METHODS, fit_method
+from torchgeo_debias.debias.samples import Samples
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        way: How the backbone was adapted, one of `benchmarks.longtail.features.WAYS`.
+        head: A method of `torchgeo_debias.debias.METHODS`; ``own`` for the head that was trained along, ``own+la`` with
+            its logits adjusted afterwards.
+        settings: Of the head.
+        calibrate: Stage 2 of debLoRA on the features that the head is fitted on; None leaves them as they are.
+        views: Symmetries of each chip that the head is fitted on and whose features are averaged in scoring: 1 or 8.
+    """
+
+    way: str
+    head: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calibrate: DebiasSettings | None = None
+    views: int = 1
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        parts = [self.way, "calibrated" if self.calibrate else "", self.head]
+        parts += [f"{key} {value}" for key, value in self.settings.items()]
+        return " | ".join(part for part in [*parts, "8 views" if self.views > 1 else ""] if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+def predict(row: Row, features: Features, labels: npt.NDArray[np.int64], table: ClassTable, seed: int) -> Array:
+    """Logits (M, C) of the chips to score on."""
+    score = features.score[: row.views].mean(axis=0)
+    return _head(row, features, labels, table, seed).logits(score)
+
+
+def _head(row: Row, features: Features, labels: npt.NDArray[np.int64], table: ClassTable, seed: int) -> LinearHead:
+    if row.head.startswith("own"):
+        if features.head is None:
+            raise ValueError(f"No head was trained along in {row.way}.")
+        return features.head.shifted(-logit_adjustment(table, 1.0)) if row.head == "own+la" else features.head
+    train = features.train[: row.views].reshape(-1, features.train.shape[-1])
+    repeated = np.tile(labels, row.views)
+    counted = table.with_counts(repeated)
+    if row.calibrate is not None:
+        train = calibrate(train, repeated, counted, row.calibrate, seed).targets
+    return fit_method(row.head, Samples(train, repeated, counted), row.settings, seed)
+
+
+def rows(suite: str) -> list[Row]:
+    """The rows of a suite.
+
+    ``heads``: every method on the features of the plain LoRA, and debLoRA with its controls. ``finalists``: those that
+    are worth ten seeds. ``frozen``: every method on frozen features.
+    """
+    deblora = ["deblora", "deblora, pull 0", "deblora, global centre"]
+    stage2 = {
+        "deblora": DebiasSettings(),
+        "deblora, pull 0": None,
+        "deblora, global centre": DebiasSettings(centre="global"),
+    }
+    faithful = [Row(way, "la", calibrate=stage2[way]) for way in deblora]
+    if suite == "frozen":
+        return [Row("frozen", head) for head in METHODS]
+    if suite == "heads":
+        own = [Row("lora", "own"), Row("lora", "own+la")]
+        return own + [Row("lora", head) for head in METHODS] + faithful
+    return [Row("lora", "own"), Row("lora", "own+la"), Row("lora", "la"), *faithful]

@@ -1,0 +1,62 @@
+"""From records to the table and the plot that people look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from torchgeo_debias.evaluation import compare, summarise
+
+GROUPS = ("head", "middle", "tail", "macro")
+RIVAL = "lora | la"
+"""The strongest simple rival: plain LoRA, logistic regression on its features, logits adjusted afterwards."""
+
+Record = Mapping[str, Any]
+
+
+def table(records: Sequence[Record]) -> str:
+    """Markdown, rows by falling mean tail: F1 x 100, mean ± std over seeds, and the paired difference of the tail."""
+    lines = [
+        f"| method | head | middle | tail | macro | tail against {RIVAL.replace('|', '+')} | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    names = {name for record in records for name in record["rows"]}
+    tails = {name: summarise(_values(records, name, "tail")).mean for name in names}
+    for name in sorted(names, key=lambda name: -tails[name]):
+        cells = [_spread(_values(records, name, group)) for group in GROUPS]
+        both = [record for record in records if {name, RIVAL} <= set(record["rows"])]
+        against = _difference(both, name) if both else ""
+        seeds = len(_values(records, name, "tail"))
+        lines.append(f"| {name.replace('|', '+')} | {' | '.join(cells)} | {against} | {seeds} |")
+    return "\n".join(lines)
+
+
+def plot(records: Sequence[Record], path: Path) -> None:
+    """Tail against head, a point for each method, bars of one standard deviation."""
+    figure, axes = plt.subplots(figsize=(7.5, 5.5), layout="constrained")
+    for name in sorted({name for record in records for name in record["rows"]}):
+        head, tail = (summarise(_values(records, name, group)) for group in ("head", "tail"))
+        axes.errorbar(head.mean, tail.mean, xerr=head.std, yerr=tail.std, fmt="o", alpha=0.6, linewidth=0.6)
+        axes.annotate(name, (head.mean, tail.mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    axes.set(xlabel="F1 of head classes", ylabel="F1 of tail classes")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _values(records: Sequence[Record], name: str, group: str) -> list[float]:
+    return [100 * record["rows"][name]["f1"][group] for record in records if name in record["rows"]]
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = summarise(values)
+    return f"{spread.mean:.1f}" + (f" ± {spread.std:.1f}" if len(values) > 1 else "")
+
+
+def _difference(records: Sequence[Record], name: str) -> str:
+    paired = compare(_values(records, RIVAL, "tail"), _values(records, name, "tail"))
+    interval = f" ({paired.low:+.1f} to {paired.high:+.1f})" if len(records) > 1 else ""
+    return f"{paired.mean:+.1f}{interval}"
