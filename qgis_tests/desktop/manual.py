@@ -7,7 +7,7 @@ from typing import Any
 from driver import Driver, Scenario, Wait
 from qgis.core import QgsFillSymbol, QgsProject, QgsRasterLayer, QgsRectangle, QgsSingleSymbolRenderer, QgsVectorLayer
 from qgis.PyQt.QtCore import Qt
-from qgis.PyQt.QtWidgets import QDockWidget
+from qgis.PyQt.QtWidgets import QDockWidget, QScrollArea
 from qgis.utils import iface
 from scenarios import dock, idle, install, set_up
 
@@ -64,6 +64,10 @@ def train(driver: Driver, scene: Any, labels: Any) -> Scenario:
             "OUTPUT": str(driver.out / "objects.tgd"),
         }
     )  # fmt: skip
+    dialog.setGeometry(200, 26, 860, 736)  # as high as the screen
+    yield driver.pause(1)
+    panel = dialog.mainWidget()
+    panel.findChild(QScrollArea).ensureWidgetVisible(panel.wrappers["WINDOW"].wrappedWidget(), 0, 8)
     yield driver.pause(1)
     driver.shot("train")
     dialog.close()
