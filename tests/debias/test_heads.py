@@ -36,6 +36,26 @@ def test_shifting_moves_the_logits_alone() -> None:
     assert not head.bias.any()
 
 
+def test_a_cosine_head_sees_directions_alone() -> None:
+    rows = np.array([[3, 0], [0, 3]], np.float32)
+    head = LinearHead(rows, np.array([0, 1], np.float32), cosine=True)
+    z = np.array([[3, 4], [300, 400], [0, 0]], np.float32)
+    np.testing.assert_allclose(head.logits(z), [[1.8, 3.4], [1.8, 3.4], [0, 1]], rtol=1e-6)
+    assert head.shifted(np.ones(2, np.float32)).cosine
+    np.testing.assert_allclose(head.shifted(np.ones(2, np.float32)).logits(z) - head.logits(z), 1, rtol=1e-6)
+
+
+def test_a_weight_of_two_is_a_sample_twice() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    z = rng.normal(size=(60, 4)).astype(np.float32)
+    z -= z.mean(axis=0)
+    twice = np.concatenate([np.arange(60)] * 2)  # every sample, so that the scaling stays
+    weighted, doubled = fit_head(z, labels, 3, np.full(60, 2.0)), fit_head(z[twice], labels[twice], 3)
+    np.testing.assert_allclose(weighted.logits(z), doubled.logits(z), atol=2e-3)
+    assert np.abs(weighted.weight - fit_head(z, labels, 3).weight).max() > 0.01  # the ridge does not double
+
+
 def test_adjustment_is_that_of_the_counts() -> None:
     table = ClassTable.from_counts({"a": 75, "b": 20, "c": 5})
     np.testing.assert_allclose(logit_adjustment(table, 1.0), np.log(3 * np.array([0.75, 0.2, 0.05])), rtol=1e-5)
