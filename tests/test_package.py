@@ -76,7 +76,9 @@ def sign(folder: Path) -> None:
     edit(folder, lambda info: info.update(files=digests))
 
 
-_WRONG: tuple[Any, ...] = (None, "x", -1, [], {})
+_WRONG: tuple[Any, ...] = (None, "x", -1, 10**12, [], {})
+
+_LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
 
 
 def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -372,6 +374,10 @@ def test_tensors_that_make_no_sense_are_refused(
         (lambda i: i["input"].update(dtype="bytes8x"), "damaged"),
         (lambda i: i["input"]["chip"].update(size="32"), "damaged"),
         (lambda i: i["input"]["chip"].update(size=0), "damaged"),
+        (lambda i: i["input"]["chip"].update(size=4097), "Chip size must lie between 8 and 4096 pixels; received 4097"),
+        (lambda i: i["input"]["chip"].update(margin=1e9), "Context margin must lie between 0 and 100"),
+        (lambda i: i["classes"][0].update(count=10**30), "10000000000000000000... is too large a number"),
+        (lambda i: i["provenance"].update(seed=2**64), "is too large a number"),
         (lambda i: i["input"]["normalisation"].update(std=[0, 1, 1]), "damaged"),
         (lambda i: i["input"].pop("normalisation"), "damaged"),
         (lambda i: i.update(input=None), "damaged"),
@@ -382,6 +388,36 @@ def test_tensors_that_make_no_sense_are_refused(
 def test_a_model_json_of_another_shape_is_refused(copy: Path, change: Edit, part: str) -> None:
     edit(copy, change)
     refused(copy, part)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "1" + "0" * 100, "9" * 5000])
+def test_numbers_that_no_computer_takes_are_refused(copy: Path, number: str) -> None:
+    edit(copy, lambda info: info["classes"][0].update(count="here"))
+    (copy / MODEL).write_text((copy / MODEL).read_text().replace('"here"', number))
+    refused(copy, "model.json is not JSON")
+
+
+def test_no_damaged_leaf_of_an_adapter_ends_in_a_traceback(copy: Path, tiny_weights: Path) -> None:
+    info, files = read_package(copy)
+    name = "adapter/adapter_config.json"
+    used = {key: value for key, value in json.loads(files[name]).items() if key in _LORA}
+    refusals = []
+    for _, config in damaged(used):
+        try:
+            package = ModelPackage.parse("model", info, {**files, name: json.dumps(config).encode()})
+            PackagePredictor(package, weights=str(tiny_weights), precision="32").predict(*chips(1))
+        except DebiasError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert not [text for text in refusals if "\n" in text or not text.endswith(".")]
+
+
+@pytest.mark.parametrize("rank", [1, 9, 10**12, 8.5])
+def test_a_lora_of_another_rank_than_its_tensors_is_refused_before_it_is_built(copy: Path, rank: float) -> None:
+    path = copy / "adapter/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": rank}))
+    sign(copy)
+    refused(copy, f"the LoRA should have the rank {rank}, but its tensors have another")
 
 
 def test_no_damaged_leaf_ends_in_a_traceback(copy: Path, tiny_weights: Path) -> None:

@@ -134,6 +134,7 @@ def test_a_changed_byte_shows(copy: Path, name: str) -> None:
         (lambda i: i["input"]["tile"].pop("size"), "size is missing"),
         (lambda i: i["input"].pop("tile"), "damaged"),
         (lambda i: i["input"]["tile"].update(size="64"), "damaged"),
+        (lambda i: i["input"]["tile"].update(size=4097), "Tiles must be 8 to 4096 pixels wide; received 4097"),
         (lambda i: i["input"]["tile"].update(min_visible=0), "damaged"),
         (lambda i: i["provenance"].pop("training_objects"), "damaged"),
         (lambda i: i["backbone"].update(dim="128"), "damaged"),

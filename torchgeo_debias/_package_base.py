@@ -259,6 +259,13 @@ def read_adapter(files: Files, prefix: str) -> Adapter | None:
     if not isinstance(config, dict):
         raise TypeError(f"{prefix}{ADAPTER_CONFIG} is no JSON object")
     adapter = Adapter(config, load_finite(prefix + ADAPTER, files))
+    # The tensors are as large as the file, but a LoRA is built of the rank that the settings name.
+    ranks = {tuple(tensor.shape[:1]) for name, tensor in adapter.tensors.items() if ".lora_A." in name}
+    if ranks != {(config["r"],)}:
+        raise ValueError(f"the LoRA should have the rank {config['r']!r}, but its tensors have another")
+    targets = config["target_modules"]
+    if not isinstance(targets, str) and not all(isinstance(name, str) for name in targets):
+        raise TypeError("the modules that take the LoRA must be named")
     foreign = [name for name in adapter.tensors if "lora_" not in name]
     if foreign:
         raise ValueError(f"the adapter holds {foreign[0]!r}, which is no part of a LoRA")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import math
 import os
 import tempfile
 import zipfile
@@ -35,6 +36,7 @@ _KNOWN = {MODEL, BACKBONE, ONNX, ONNX_INT8, *(prefix + part for prefix in ("", R
 _FOLDERS = {"adapter/", RAW, f"{RAW}adapter/", "onnx/"}
 _MAX_RATIO = 20
 """An archive that claims to unpack to more times its size is no package: weights hardly shrink."""
+_LARGEST_NUMBER = 2**64
 
 Files = dict[str, bytes]
 TensorDict = dict[str, Tensor]
@@ -102,7 +104,7 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401 (any JSON value)
-    """A JSON value; infinities and the like, which are none, are refused.
+    """A JSON value; infinities and the like, which are none, are refused, and numbers that no computer takes.
 
     Raises:
         ValueError: If it is no JSON.
@@ -111,7 +113,17 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 (any JSON value)
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no number of JSON")
 
-    return json.loads(data, parse_constant=refuse)
+    def whole(text: str) -> int:
+        if abs(value := int(text)) >= _LARGEST_NUMBER:
+            raise ValueError(f"{text:.20}... is too large a number")
+        return value
+
+    def real(text: str) -> float:
+        if math.isinf(value := float(text)):
+            raise ValueError(f"{text:.20} is too large a number")
+        return value
+
+    return json.loads(data, parse_constant=refuse, parse_int=whole, parse_float=real)
 
 
 def load_finite(name: str, files: Mapping[str, bytes]) -> TensorDict:

@@ -246,7 +246,7 @@ def test_missing_things_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "train" / "a" / "0.png")
     with pytest.raises(DataError, match="has no folder 'test', only train"):
         read_folder(tmp_path, 8, split="test")
-    with pytest.raises(ConfigError, match="at least 8 pixels"):
+    with pytest.raises(ConfigError, match="between 8 and 4096 pixels"):
         read_folder(tmp_path, 4)
     with pytest.raises(ConfigError, match="crop must be at least 1"):
         read_folder(tmp_path, 8, crop=0)

@@ -81,3 +81,17 @@ def test_huge_squares_are_read_in_bands_and_look_the_same(dtype: type, monkeypat
     np.testing.assert_allclose(pixels.astype(float), expected.astype(float), atol=3)
     assert (mask == expected_mask).all()
     assert pixels.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("spec", "gsd"),
+    [
+        (ChipSpec(8, window=32769), None),
+        (ChipSpec(8, window=1e9, unit="m"), 2.0),
+        (ChipSpec(8, window=64, gsd=1e9), 2.0),
+    ],
+)
+def test_windows_that_no_memory_holds_are_refused(spec: ChipSpec, gsd: float | None) -> None:
+    with pytest.raises(ConfigError, match="at most 32768 can be read"):
+        square_windows(np.array([[0.0, 0, 10, 10]]), spec, gsd)
+    assert ChipSpec(8, window=32768).window_px(None) == 32768

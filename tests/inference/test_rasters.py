@@ -254,6 +254,8 @@ def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
         (ConfigError, "batch size", [path], ByColour(), {"batch_size": 0}),
         (RasterError, "uint8 .* trained on uint16", [path], ByColour(dtype="uint16"), {}),
         (RasterError, "larger than the squares", [path], ByColour(ChipSpec(size=8, window=0.5, unit="m")), {}),
+        (RasterError, "at most 32768 can be read", [path], ByColour(ChipSpec(size=8, window=1e9, unit="m")), {}),
+        (RasterError, "at most 32768 can be read", [path], ByColour(ChipSpec(size=8, gsd=1e9)), {}),
         (RasterError, "no raster at", [folder / "missing.tif"], ByColour(), {}),
         (RasterError, "--nodata nan", [floats], ByColour(dtype="float32"), {"map_path": folder / "a.tif"}),
         (OutputError, "must end in", [path], ByColour(), {"map_path": folder / "a.png"}),

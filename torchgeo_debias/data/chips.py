@@ -17,6 +17,14 @@ from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.fields import read_fields
 
+LARGEST_SIZE = 4096
+"""Side of a model's input, pixels: beyond it nothing of use is built, and a damaged package would fill the memory."""
+
+LARGEST_WINDOW = 2**15
+"""Side of a square of the source, pixels, that becomes one input of a model; beyond it, likewise."""
+
+_LARGEST_MARGIN = 100
+
 
 @dataclass(frozen=True)
 class ChipSpec:
@@ -37,26 +45,36 @@ class ChipSpec:
     gsd: float | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ConfigError(f"Chip size must be at least 8 pixels; received {self.size}.")
+        if not 8 <= self.size <= LARGEST_SIZE:
+            raise ConfigError(f"Chip size must lie between 8 and {LARGEST_SIZE} pixels; received {self.size}.")
         if self.window is not None and not 0 < self.window < math.inf:
             raise ConfigError(f"Chip window must be positive; received {self.window} {self.unit}.")
-        if not 0 <= self.margin < math.inf:
-            raise ConfigError(f"Context margin must not be negative; received {self.margin}.")
+        if not 0 <= self.margin <= _LARGEST_MARGIN:
+            raise ConfigError(f"Context margin must lie between 0 and {_LARGEST_MARGIN}; received {self.margin}.")
 
     def window_px(self, gsd: float | None) -> float | None:
         """Side of the window in pixels of a source with ``gsd`` metres per pixel; None for fitted chips.
 
         A window in pixels is rescaled by the ratio of the two resolutions where both are known, so that a model
         sees the same ground whatever the raster's resolution.
+
+        Raises:
+            ConfigError: If the window is in metres and ``gsd`` is unknown, or has more than 32768 pixels a side.
         """
         if self.window is None:
             return None
         if self.unit == "m":
             if gsd is None:
                 raise ConfigError("A chip window in metres needs a raster with map coordinates; give it in pixels.")
-            return self.window / gsd
-        return self.window * (self.gsd / gsd) if self.gsd and gsd else self.window
+            side = self.window / gsd
+        else:
+            side = self.window * (self.gsd / gsd) if self.gsd and gsd else self.window
+        if side > LARGEST_WINDOW:
+            raise ConfigError(
+                f"A chip window of {side:.3g} pixels a side is too large, at most {LARGEST_WINDOW} can be read: choose "
+                "a smaller window, or a raster of coarser pixels."
+            )
+        return side
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

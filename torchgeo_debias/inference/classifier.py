@@ -232,7 +232,10 @@ def merge(backbone: Backbone, adapter: Adapter | None) -> Backbone:
         config = LoraConfig(**{key: value for key, value in adapter.config.items() if key in _LORA_FIELDS})
         model = get_peft_model(backbone.model, config)
     except (TypeError, ValueError) as error:  # peft found none of the named modules, or no sense in the settings
-        raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}: {error}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise PackageError(
+            f"The adapter does not fit the backbone {backbone.spec.name} ({reason}); train the model again."
+        ) from error
     wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(model).items()}
     if wanted != {key: tuple(t.shape) for key, t in adapter.tensors.items()}:
         raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}; train the model again.")

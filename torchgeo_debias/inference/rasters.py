@@ -193,7 +193,10 @@ def _notes(source: Source, predictor: ChipPredictor) -> tuple[str, ...]:
 
 def _window(spec: ChipSpec, gsd: float) -> float:
     fixed = spec if spec.window is not None else replace(spec, window=float(spec.size), unit="px")
-    side = fixed.window_px(gsd)
+    try:
+        side = fixed.window_px(gsd)
+    except ConfigError as error:  # one raster of many need not stop the others
+        raise RasterError(str(error)) from error
     if side is None or round(side) < 1:
         raise RasterError(f"Pixels of {gsd:.3g} m are larger than the squares that the model looks at.")
     return side

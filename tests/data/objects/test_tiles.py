@@ -250,9 +250,19 @@ def test_images_far_coarser_than_the_tiles_are_refused(spec: TileSpec, gsd: floa
 
 
 @pytest.mark.parametrize(
+    ("spec", "gsd"), [(TileSpec(448, gsd=1e9), 1.0), (TileSpec(448, scale=1e-9), None), (TileSpec(448, gsd=80.0), 1.0)]
+)
+def test_images_far_finer_than_the_tiles_are_refused(spec: TileSpec, gsd: float | None) -> None:
+    with pytest.raises(ConfigError, match="at most 32768 can be read"):
+        spec.side(gsd)
+    assert TileSpec(448, gsd=64.0).side(1.0) == 28672
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": 4}, "at least 8 pixels"),
+        ({"size": 4}, "must be 8 to 4096 pixels wide"),
+        ({"size": 4097}, "must be 8 to 4096 pixels wide"),
         ({"size": 32.0}, r"whole number of pixels; received 32\.0"),
         ({"size": True}, "whole number of pixels"),
         ({"overlap": 1.0}, "share of their side below 1"),

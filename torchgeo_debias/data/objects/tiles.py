@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.boxes.convert import Floats, oriented_to_horizontal, to_corners
+from torchgeo_debias.data.chips import LARGEST_SIZE, LARGEST_WINDOW
 from torchgeo_debias.data.objects.objects import LabelledImage, ObjectSet, visible_share
 from torchgeo_debias.data.windows import cut_square
 from torchgeo_debias.errors import ConfigError
@@ -46,8 +47,8 @@ class TileSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or isinstance(self.size, bool):
             raise ConfigError(f"The size of tiles is a whole number of pixels; received {self.size!r}.")
-        if self.size < 8:
-            raise ConfigError(f"Tiles must be at least 8 pixels wide; received {self.size}.")
+        if not 8 <= self.size <= LARGEST_SIZE:
+            raise ConfigError(f"Tiles must be 8 to {LARGEST_SIZE} pixels wide; received {self.size}.")
         if not 0 <= self.overlap < 1:
             raise ConfigError(f"The overlap of tiles is a share of their side below 1; received {self.overlap}.")
         if not 0 < self.scale < math.inf or (self.gsd is not None and not 0 < self.gsd < math.inf):
@@ -62,9 +63,15 @@ class TileSpec:
 
         Raises:
             ConfigError: If the image is so coarse that a tile would hold less than 16 of its pixels a side (or less
-                than ``size``, where that is smaller), or show each one more than 16 times as large.
+                than ``size``, where that is smaller), or show each one more than 16 times as large; or so fine that it
+                would hold more than 32768.
         """
         scale = gsd / self.gsd if gsd and self.gsd else self.scale
+        if self.size / scale > LARGEST_WINDOW:
+            raise ConfigError(
+                f"A tile of {self.size} pixels would show {self.size / scale:.3g} pixels of the image a side, at most "
+                f"{LARGEST_WINDOW} can be read: choose a finer resolution for the tiles, or coarser images."
+            )
         side = round(self.size / scale)
         if side < min(_MIN_SIDE, self.size) or scale > _MAX_SCALE:
             how = f"at {self.gsd:g} m per pixel of images of {gsd:g} m" if gsd and self.gsd else f"at scale {scale:g}"
