@@ -11,6 +11,9 @@ import shapely
 from tests.cli.verbs import Run, map_options
 from tests.inference.masks.test_sam import checkpoint, model  # noqa: F401 - fixtures
 from tests.tiling.rasters import UTM, noise, write_raster
+from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.inference.masks import segment
+from torchgeo_debias.inference.masks.segment import SegmentOptions
 
 
 @pytest.fixture
@@ -34,6 +37,25 @@ def test_masks_are_searched_and_labelled(
     assert len(found) == sum(facts["counts"].values())
     many = run("segment", raster, *options, "--out-dir", tmp_path / "out", "--format", "parquet").json
     assert many["files"] == [str(tmp_path / "out" / "r.parquet")]
+
+
+@pytest.mark.parametrize(("verb", "place"), [("segment_raster", "--out"), ("segment_rasters", "--out-dir")])
+def test_sizes_that_count_are_those_of_the_options(
+    run: Run, tmp_path: Path, raster: Path, sam: tuple[str, ...], tiny_model: Path, tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch, verb: str, place: str,
+) -> None:  # fmt: skip
+    seen: list[SegmentOptions] = []
+
+    def stop(*given: object, **_: object) -> None:
+        seen.extend(value for value in given if isinstance(value, SegmentOptions))
+        raise ConfigError("Enough.")
+
+    monkeypatch.setattr(segment, verb, stop)
+    options = (raster, *sam, *map_options(tiny_model, tiny_weights), place, tmp_path / "m.gpkg")
+    assert run("segment", *options).sentence == "Enough."
+    limits = ("--min-pixels", 7, "--max-pixels", 700, "--max-share", 0.25)
+    assert run("segment", *options, *limits).sentence == "Enough."
+    assert seen == [SegmentOptions(), SegmentOptions(min_pixels=7, max_pixels=700, max_share=0.25)]
 
 
 def test_boxes_are_outlined(run: Run, tmp_path: Path, raster: Path, sam: tuple[str, ...]) -> None:
@@ -69,6 +91,10 @@ def test_boxes_are_outlined(run: Run, tmp_path: Path, raster: Path, sam: tuple[s
         (["--boxes", "{r}", "--out", "{t}/a.gpkg", "--min-score", "0.5"], "--min-score has no meaning with --boxes"),
         (["--out", "{t}/a.gpkg", "--out-dir", "{t}/b", "--boxes", "{r}"], "Give --out for one layer"),
         (["--out-dir", "{t}/b", "--boxes", "{r}"], "--boxes gives one layer"),
+        (["--boxes", "{r}", "--out", "{t}/a.gpkg", "--max-share", "0.5"], "--max-share has no meaning with --boxes"),
+        (["--boxes", "{r}", "--out", "{t}/a.gpkg", "--max-pixels", "99"], "--max-pixels has no meaning with --boxes"),
+        (["--model", "{t}", "--out", "{t}/a.gpkg", "--max-pixels", "15"], "16 to 15 pixels"),
+        (["--model", "{t}", "--out", "{t}/a.gpkg", "--max-share", "1.5"], "must lie above 0 and up to 1"),
         (["--out", "{t}/a.xyz", "--boxes", "{r}"], "the name must end in"),
         (["--out", "{t}/a.gpkg", "--boxes", "{r}", "--stretch", "dark"], "--stretch takes two numbers"),
         (["--out", "{t}/a.gpkg", "--boxes", "{r}", "--stretch", "1,2,3"], "--stretch takes two numbers"),

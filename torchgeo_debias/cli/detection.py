@@ -264,6 +264,10 @@ def segment(
     overlap: Overlap = 0.25,
     min_score: Annotated[float, typer.Option(help="Leave out objects whose class is less sure.")] = 0.0,
     min_pixels: Annotated[int, typer.Option(help="Leave out masks of fewer pixels.", min=1)] = 16,
+    max_pixels: Annotated[int, typer.Option(help="Leave out objects of more pixels, put together.", min=1)] = 2**24,
+    max_share: Annotated[
+        float, typer.Option(help="Leave out objects that cover a larger share of the raster, as backgrounds do.")
+    ] = 0.75,
     weights: Weights = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
@@ -293,9 +297,9 @@ def segment(
             raise ConfigError("--boxes gives one layer: use --out.")
         idle = {
             "--area": area is not None, "--overlap": overlap != 0.25, "--min-score": min_score > 0,
-            "--min-pixels": min_pixels != 16, "--points": points != 32, "--batch-size": batch_size is not None,
-            "--workers": workers is not None, "--threads": threads is not None, "--readers": readers != 1,
-            "--engine": engine != "local",
+            "--min-pixels": min_pixels != 16, "--max-pixels": max_pixels != 2**24, "--max-share": max_share != 0.75,
+            "--points": points != 32, "--batch-size": batch_size is not None, "--workers": workers is not None,
+            "--threads": threads is not None, "--readers": readers != 1, "--engine": engine != "local",
         }  # fmt: skip
         odd = [flag for flag, given in idle.items() if given]
         if odd:
@@ -305,8 +309,9 @@ def segment(
     view: dict[str, Any] = {"rgb": parse_bands(rgb), "stretch": parse_stretch(stretch)}
     read: dict[str, Any] = {"bands": parse_bands(bands), "nodata": nodata, "crs": crs}
     options = SegmentOptions(
-        overlap=overlap, min_score=min_score, area=parse_area(area), min_pixels=min_pixels, **view, **read
-    )
+        overlap=overlap, min_score=min_score, area=parse_area(area), min_pixels=min_pixels, max_pixels=max_pixels,
+        max_share=max_share, **view, **read,
+    )  # fmt: skip
     means = resources(engine, batch_size=batch_size, workers=workers, threads=threads, readers=readers)
     if out_dir is None and layer_format is not None:
         raise ConfigError("--format has no meaning without --out-dir: leave it out.")
