@@ -12,7 +12,6 @@ import typer
 
 from torchgeo_debias.cli import show
 from torchgeo_debias.cli.options import (
-    PRECISION_HELP,
     Area,
     Backbone,
     Backend,
@@ -34,6 +33,7 @@ from torchgeo_debias.cli.options import (
     Precision,
     Pretrained,
     Quiet,
+    Rank,
     Rasters,
     Readers,
     Report,
@@ -41,6 +41,8 @@ from torchgeo_debias.cli.options import (
     Stretch,
     Threads,
     TileBatch,
+    TorchPrecision,
+    TrainPrecision,
     Weights,
     Workers,
 )
@@ -86,20 +88,21 @@ def train(
     window: Annotated[
         float | None, typer.Option(help="Side of the square cut around an object; default: fitted.")
     ] = None,
-    window_unit: Annotated[str | None, typer.Option(help="Unit of --window: px (the default) or m.")] = None,
+    window_unit: Annotated[str | None, typer.Option(help="Unit of --window: px or m.", show_default="px")] = None,
     margin: Annotated[
-        float | None, typer.Option(help="Context around a fitted object, share of its longest side; default 0.25.")
+        float | None,
+        typer.Option(help="Context around a fitted object, share of its longest side.", show_default="0.25"),
     ] = None,
     background: Annotated[int, typer.Option(help="Chips of background to add to the labelled objects.", min=0)] = 0,
     area: LabelArea = None,
     crop: Annotated[int | None, typer.Option(help="Centre crop of scene images before resizing, pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Chips a training step.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each stage.", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Chips a training step.", show_default="16")] = None,
     backbone: Backbone = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None,
+    rank: Rank = None,
     stretch: Stretch = None,
     weights: Pretrained = None,
-    precision: Annotated[str | None, typer.Option(help=PRECISION_HELP, show_default="auto")] = None,
+    precision: TrainPrecision = None,
     bands: Annotated[
         str | None, typer.Option(help="Bands to read, by number or, with --raster, by name, for instance 1,2,3.")
     ] = None,
@@ -107,13 +110,16 @@ def train(
     hold_out: HoldOut = None,
     report: HeldReport = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options go before it.")
+        Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options given here win over it.")
     ] = None,
     checkpoints: Checkpoints = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on a scene folder, or on a raster with a labelled layer."""
+    """Train a classifier on images, or on labelled rasters.
+
+    Images are a scene folder (--data); rasters (--raster) come with a layer of objects (--labels, --class-field).
+    """
     from torchgeo_debias.cli.inputs import read_config, training_chips
     from torchgeo_debias.cli.reports import check_held_out, score_test
     from torchgeo_debias.inference.held_out import Split
@@ -150,13 +156,19 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
     report: Report = None,
     weights: Weights = "auto",
-    precision: Precision = "auto",
-    bands: Annotated[str | None, typer.Option(help="Bands to read, by number, for instance 1,2,3.")] = None,
+    precision: TorchPrecision = "auto",
+    bands: Annotated[
+        str | None,
+        typer.Option(help="Bands to read, by number, for instance 1,2,3; default: those of the training."),
+    ] = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on a scene folder: F1 per class and per group on the full confusion matrix."""
+    """Score a classifier on a scene folder.
+
+    F1 per class and per group, on the full confusion matrix.
+    """
     from torchgeo_debias.cli.inputs import evaluation_chips
     from torchgeo_debias.cli.reports import check_report
     from torchgeo_debias.inference.evaluation import evaluate_chips, write_evaluation
@@ -205,7 +217,10 @@ def classify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Map rasters tile by tile; run it again to go on where it stopped."""
+    """Map rasters of any size tile by tile.
+
+    Run it again to go on where it stopped.
+    """
     from torchgeo_debias.cli.mapping import map_options, output_formats, outputs, resources
     from torchgeo_debias.inference.rasters import classify_raster, classify_rasters
 
@@ -239,7 +254,7 @@ def classify_features(
     raster: Annotated[Path, typer.Argument(help="The raster to look at.")],
     layer: Annotated[Path, typer.Argument(help="Vector layer of polygons or points to label.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Labelled features as .gpkg, .parquet or .geojson.")],
+    out: Annotated[Path, typer.Option(help="Labelled features as .gpkg, .fgb, .parquet or .geojson.")],
     weights: Weights = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
@@ -275,7 +290,10 @@ def export(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare a model for ONNX Runtime and OpenVINO, and measure how far they agree with torch."""
+    """Prepare a classifier for ONNX Runtime and OpenVINO.
+
+    How far they agree with torch is measured.
+    """
     from torchgeo_debias.cli.inputs import evaluation_chips
     from torchgeo_debias.inference.export import export_package
     from torchgeo_debias.package import ModelPackage
@@ -309,12 +327,15 @@ def demo(
     imbalance: Annotated[
         float | None, typer.Option(help="Subsample --data to a long tail: largest class over smallest.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each stage.", show_default="8; with --data 10")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the main job: train LoRA and debLoRA on rare objects, map the unseen half, write a report."""
+    """Run the main job on a scene with rare objects.
+
+    Trains LoRA and debLoRA, maps the unseen half, writes a report.
+    """
     from torchgeo_debias.demo import run_demo
 
     with show.bar(quiet) as progress:

@@ -30,6 +30,7 @@ from torchgeo_debias.cli.options import (
     Precision,
     Pretrained,
     Quiet,
+    Rank,
     Rasters,
     Readers,
     Report,
@@ -37,6 +38,8 @@ from torchgeo_debias.cli.options import (
     Stretch,
     Threads,
     TileBatch,
+    TorchPrecision,
+    TrainPrecision,
     Weights,
     Workers,
 )
@@ -84,20 +87,23 @@ def train_detector(
     epochs: Annotated[int | None, typer.Option(help="Of each stage.", show_default="24")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles a training step.", show_default="8")] = None,
     backbone: Backbone = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.", show_default="8")] = None,
+    rank: Rank = None,
     stretch: Stretch = None,
     weights: Pretrained = None,
-    precision: Annotated[str | None, typer.Option(help="auto, 32, bf16 or 16.", show_default="auto")] = None,
+    precision: TrainPrecision = None,
     bands: Bands = None,
     nodata: Nodata = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON file with any fields of DetectConfig; options go before it.")
+        Path | None, typer.Option(help="JSON file with any fields of DetectConfig; options given here win over it.")
     ] = None,
     checkpoints: Checkpoints = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a detector on a folder of labelled images, or on rasters with a layer of polygons."""
+    """Train a detector on images, or on labelled rasters.
+
+    Images are a folder (--data, --format); rasters (--raster) come with a layer of polygons (--labels, --class-field).
+    """
     from torchgeo_debias.cli.inputs import read_config
     from torchgeo_debias.cli.objects import Labelled, held_out
     from torchgeo_debias.cli.reports import check_held_out, score_test
@@ -149,13 +155,16 @@ def evaluate_detector(
     metric: Annotated[str, typer.Option(help="How precision is averaged: coco, voc07 or area.")] = "coco",
     report: Report = None,
     weights: Weights = "auto",
-    precision: Precision = "auto",
+    precision: TorchPrecision = "auto",
     bands: Bands = None,
     nodata: Nodata = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a detector on labelled images: average precision per class and per group."""
+    """Score a detector on images, or on labelled rasters.
+
+    Average precision per class and per group.
+    """
     from torchgeo_debias.cli.mapping import one_of
     from torchgeo_debias.cli.objects import Labelled, held_out_part
     from torchgeo_debias.cli.reports import check_report
@@ -200,7 +209,7 @@ def detect(
     agnostic: Annotated[bool, typer.Option("--agnostic", help="Take boxes of two classes for one object too.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Use the twin kept for comparison.")] = False,
     weights: Weights = "auto",
-    precision: Precision = "auto",
+    precision: TorchPrecision = "auto",
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -212,7 +221,10 @@ def detect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the objects in rasters of any size; run it again to go on where it stopped."""
+    """Find the objects in rasters of any size.
+
+    Run it again to go on where it stopped.
+    """
     from torchgeo_debias.cli.bands import parse_bands
     from torchgeo_debias.cli.mapping import one_of, output_formats, outputs, parse_area, resources
     from torchgeo_debias.inference.detections import DetectOptions, detect_raster, detect_rasters
@@ -248,7 +260,10 @@ def segment(
     rasters: Rasters,
     sam_checkpoint: Annotated[Path, typer.Option(help="Weights of SAM (ViT-B, -L or -H) or MobileSAM, a local file.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="Model package of 'train' that labels the masks; not with --boxes.")
+        Path | None,
+        typer.Option(
+            "--model", help="Model package of 'train' that labels the outlines; with --boxes it may be left out."
+        ),
     ] = None,
     out: LayerOut = None,
     out_dir: Annotated[Path | None, typer.Option(help="Outline each raster on its own, into this folder.")] = None,
@@ -282,7 +297,10 @@ def segment(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Outline objects with Segment Anything and label each; a search that was stopped goes on when run again."""
+    """Outline objects with Segment Anything and label each.
+
+    Run it again to go on where it stopped; with --boxes it starts anew.
+    """
     from torchgeo_debias.cli.bands import parse_bands
     from torchgeo_debias.cli.mapping import layer_ending, parse_area, parse_stretch, resources
     from torchgeo_debias.inference.masks.prompts import segment_boxes

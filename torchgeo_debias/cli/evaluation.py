@@ -46,7 +46,10 @@ def evaluate_layer(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a layer of predictions against a reference layer: no model and no raster are needed."""
+    """Score a layer of predictions against a reference.
+
+    No model and no raster are needed.
+    """
     from torchgeo_debias.cli.mapping import one_of, parse_area
     from torchgeo_debias.cli.reports import check_report
     from torchgeo_debias.inference.layer_evaluation import IOU, How

