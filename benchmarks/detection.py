@@ -1,10 +1,11 @@
-"""Detectors on the real sets: ships with oriented boxes, the long tail of SIMD by method, and eight tiles of DOTA.
+"""Detectors: ships with oriented boxes, methods on a long tail (SIMD, a synthetic scene), and eight tiles of DOTA.
 
 Run::
 
     python -m benchmarks.detection ships --data DIR            # HRSC2016, split by image 80/20: oriented AP50
     python -m benchmarks.detection longtail --data DIR         # SIMD, folds by image: AP50 by group and method
     python -m benchmarks.detection overfit --data DIR          # DOTA8, trained and tested on the same eight tiles
+    python -m benchmarks.detection scene --data DIR            # synthetic, drawn into DIR: AP50 by group and method
 
 Every run is a record in ``benchmarks/results/detection/``, named by a digest of all that it hangs on, and is not done
 again; a table of what is there is printed at the end. No choice was made on the held-out images: epochs, learning rate
@@ -26,10 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
+import shapely
 
 from benchmarks.measure import RESULTS, machine
 from torchgeo_debias.cli.show import bar
-from torchgeo_debias.data.objects import ObjectSet, TileSpec, read_yolo
+from torchgeo_debias.data.objects import ObjectSet, TileSpec, objects_from_layer, read_yolo
+from torchgeo_debias.data.synthetic import COUNTS, write_scene
 from torchgeo_debias.debias import DebiasSettings
 from torchgeo_debias.detection import DetectorConfig
 from torchgeo_debias.evaluation import summarise
@@ -56,7 +60,9 @@ class Study:
     Attributes:
         tiles: How images are cut.
         oriented: Form of the boxes.
-        epochs: Of every stage.
+        epochs: Of every stage of debLoRA, of which it has two and a half, and of a method with one stage where
+            `fair` is not set.
+        fair: How many times as many epochs methods with one stage get.
         batch_size: Tiles a step.
         fields: Of the configuration, other than the defaults.
     """
@@ -65,21 +71,19 @@ class Study:
     oriented: bool
     epochs: int
     batch_size: int = 8
+    fair: float = 1.0
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Sizes are such that two cores train one model in minutes to an hour: HRSC2016 at 55 % of the (already reduced) images,
-# SIMD at 33 %; DOTA, whose smallest objects need every pixel, with a small network of random weights.
+# SIMD at 33 %, DOTA at 50 %.
 STUDIES = {
     "ships": Study(TileSpec(280, scale=280 / 512), oriented=True, epochs=20, batch_size=4),
     "longtail": Study(TileSpec(336, scale=336 / 1024), oriented=False, epochs=20, batch_size=4),
     "overfit": Study(
-        TileSpec(512),
-        oriented=True,
-        epochs=60,
-        batch_size=4,
-        fields={"backbone": "timm:test_resnet", "weights": "random", "lr": 3e-3, "backbone_lr": 1.0},
+        TileSpec(518, scale=518 / 1024), oriented=True, epochs=150, batch_size=2, fields={"augment": False}
     ),
+    "scene": Study(TileSpec(336), oriented=True, epochs=10, batch_size=1, fair=2.5),
 }
 
 
@@ -100,6 +104,21 @@ def dota(data: Path) -> ObjectSet:
     images = next(path for path in (folder / "images", folder) if path.is_dir())
     labels = folder / "labels"
     return read_yolo(images, labels if labels.is_dir() else None, DOTA)
+
+
+def scene(data: Path, seed: int) -> tuple[ObjectSet, ObjectSet]:
+    """Eight kinds of objects: 52 to 9 labelled ones of each in the west, 12 of each in the east to test on."""
+    names = list(COUNTS)[:8]
+    counts = {name: round(52 * (9 / 52) ** (rank / 7)) for rank, name in enumerate(names)}
+    folder = data / f"scene-{seed}"
+    files = write_scene(folder, size=2048, seed=seed, counts=counts, test_count=12)
+    with rasterio.open(files.raster) as raster:
+        left, bottom, right, top = raster.bounds
+    middle = (left + right) / 2
+    west, east = shapely.box(left, bottom, middle, top), shapely.box(middle, bottom, right, top)
+    kept = objects_from_layer([files.raster], files.labels, "class", oriented=True, area=west)
+    held = objects_from_layer([files.raster], files.truth, "class", oriented=True, area=east, names=kept.table.names)
+    return kept, held
 
 
 def methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -123,10 +142,20 @@ def folds(objects: ObjectSet, count: int, seed: int) -> list[tuple[np.ndarray[An
     return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(count)]
 
 
-def run(name: str, objects: ObjectSet, train: Any, test: Any, config: DetectConfig, row: str, fold: int) -> Path:  # noqa: ANN401
+def splits(study: str, data: Path, seed: int) -> list[tuple[ObjectSet, ObjectSet]]:
+    """What is trained on and what is tested on, once or for each fold."""
+    if study == "scene":
+        return [scene(data, seed)]
+    if study == "overfit":
+        return [(dota(data), dota(data))]
+    objects = ships(data) if study == "ships" else simd(data)
+    parts = [objects.split(0.2, seed)] if study == "ships" else folds(objects, 5, 0)
+    return [(objects.subset(train), objects.subset(test)) for train, test in parts]
+
+
+def run(name: str, kept: ObjectSet, held: ObjectSet, config: DetectConfig, row: str, fold: int) -> Path:
     """Train and test once; returns the record, which may have been there."""
     study = STUDIES[name]
-    kept, held = objects.subset(train), objects.subset(test)
     facts = {
         "study": name, "row": row, "fold": fold, "config": config.to_json(), "tiles": study.tiles.to_json(),
         "train": [image.name for image in kept.images], "test": [image.name for image in held.images],
@@ -186,16 +215,21 @@ def pooled(objects: ObjectSet, records: Sequence[dict[str, Any]], oriented: bool
     return average_precision(truths(images, oriented), guesses, table)
 
 
-def table(objects: ObjectSet, records: Sequence[dict[str, Any]], oriented: bool) -> str:
-    """Markdown: AP50 over all folds, mean ± std over seeds, and the time of one training."""
+def table(objects: ObjectSet | None, records: Sequence[dict[str, Any]], oriented: bool) -> str:
+    """Markdown: AP50 over all folds, mean ± std over seeds, and the time of one training.
+
+    Args:
+        objects: All of the set, where folds are scored together.
+        records: Of its runs.
+        oriented: Form of the boxes.
+    """
     found: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         found[record["row"]][record["config"]["seed"]].append(record)
     lines = ["| method | head | middle | tail | all | seeds x folds | training, s |", "|---|---|---|---|---|---|---|"]
     for row, seeds in found.items():
         scores = [
-            pooled(objects, runs, oriented).ap50 if "found" in runs[0] else _recorded(runs[0])
-            for runs in seeds.values()
+            _recorded(runs[0]) if objects is None else pooled(objects, runs, oriented).ap50 for runs in seeds.values()
         ]
         cells = []
         for group in GROUPS:
@@ -215,34 +249,29 @@ def _recorded(record: Mapping[str, Any]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", help="default: lora, and finetune for overfit")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the sets; of scene, where it is drawn")
+    parser.add_argument("--methods", nargs="+", help="default: lora")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", help="of the five of longtail; default: all")
     parser.add_argument("--epochs", type=int, help="other than the study's")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
     study = STUDIES[options.study]
-    objects = {"ships": ships, "longtail": simd, "overfit": dota}[options.study](options.data)
-    chosen = methods(options.methods or ["finetune" if options.study == "overfit" else "lora"])
+    chosen = methods(options.methods or ["lora"])
     for seed in options.seeds if not options.table else ():
-        if options.study == "overfit":
-            splits = [(np.arange(len(objects)), np.arange(len(objects)))]
-        elif options.study == "ships":
-            splits = [objects.split(0.2, seed)]
-        else:
-            splits = folds(objects, 5, 0)
-        for fold, (train, test) in enumerate(splits):
+        for fold, (kept, held) in enumerate(splits(options.study, options.data, seed)):
             if options.folds is not None and fold not in options.folds:
                 continue
             for row, fields in chosen.items():
+                stages = 1.0 if fields["method"] == "deblora" else study.fair
                 config = DetectConfig(
-                    detector=DetectorConfig(oriented=study.oriented), epochs=options.epochs or study.epochs,
+                    detector=DetectorConfig(oriented=study.oriented),
+                    epochs=round(stages * (options.epochs or study.epochs)),
                     batch_size=study.batch_size, seed=seed, **study.fields, **fields,
                 )  # fmt: skip
-                run(options.study, objects, train, test, config, row, fold)
+                run(options.study, kept, held, config, row, fold)
     records = [json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"{options.study}-*.json"))]
-    print(table(objects, records, study.oriented))
+    print(table(simd(options.data) if options.study == "longtail" else None, records, study.oriented))
 
 
 if __name__ == "__main__":
