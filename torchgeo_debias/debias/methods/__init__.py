@@ -8,15 +8,29 @@ from types import MappingProxyType
 from typing import Any
 
 from torchgeo_debias.debias.head import LinearHead
-from torchgeo_debias.debias.methods import weighting
+from torchgeo_debias.debias.methods import (
+    balanced_softmax,
+    cosine,
+    focal,
+    gaussian,
+    ldam,
+    oversampling,
+    posthoc,
+    reslt,
+    ridge,
+    sade,
+    weighting,
+)
 from torchgeo_debias.debias.methods.registry import Method, NoSettings
+from torchgeo_debias.debias.methods.ridge import StreamingRidge
 from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.fields import read_fields
 
-__all__ = ["METHODS", "Method", "NoSettings", "fit_method", "method_settings"]
+__all__ = ["METHODS", "Method", "NoSettings", "StreamingRidge", "fit_method", "method_settings"]
 
-_MODULES = (weighting,)
+# The order of tables and help.
+_MODULES = (weighting, posthoc, focal, balanced_softmax, ldam, cosine, reslt, sade, oversampling, gaussian, ridge)
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for module in _MODULES for method in module.METHODS}
 )

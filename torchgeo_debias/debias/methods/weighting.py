@@ -117,14 +117,15 @@ def equity_weights(sizes: np.typing.NDArray[np.int64], settings: EquitySettings)
     weights: Weights = settings.eta + (1 - sizes / sizes.max()) ** settings.gamma
     if not weights.any():  # eta 0 and clusters of one size: nothing is rare
         return np.ones_like(weights)
-    return weights * sizes.sum() / (weights @ sizes)
+    weights *= sizes.sum() / (weights @ sizes)
+    return weights
 
 
 METHODS = (
     Method(
         "ce",
         "cross-entropy",
-        "Cox, The Regression Analysis of Binary Sequences, J. R. Stat. Soc. B 1958",
+        "Cox, The regression analysis of binary sequences, J. R. Stat. Soc. B 1958",
         "as published",
         NoSettings,
         _ce,
@@ -132,7 +133,7 @@ METHODS = (
     Method(
         "inverse",
         "inverse-frequency weights",
-        "King and Zeng, Logistic Regression in Rare Events Data, Political Analysis 2001",
+        "King and Zeng, Logistic regression in rare events data, Political Analysis 2001",
         "adapted",
         NoSettings,
         _inverse,
@@ -140,7 +141,7 @@ METHODS = (
     Method(
         "class-balanced",
         "effective-number weights",
-        "Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019",
+        "Cui et al., Class-balanced loss based on effective number of samples, CVPR 2019",
         "adapted",
         ClassBalancedSettings,
         _class_balanced,
@@ -148,7 +149,7 @@ METHODS = (
     Method(
         "crt",
         "classifier re-training (cRT)",
-        "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020",
+        "Kang et al., Decoupling representation and classifier for long-tailed recognition, ICLR 2020",
         "adapted",
         RetrainingSettings,
         _retrained,
@@ -156,7 +157,7 @@ METHODS = (
     Method(
         "dataset-equity",
         "weights of rare clusters (DatasetEquity)",
-        "Shrivastava et al., DatasetEquity: Are All Samples Created Equal?, ICCV Workshops 2023",
+        "Shrivastava et al., DatasetEquity: are all samples created equal?, ICCV Workshops 2023",
         "adapted",
         EquitySettings,
         _equity,
