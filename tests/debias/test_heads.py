@@ -40,7 +40,7 @@ def test_a_cosine_head_sees_directions_alone() -> None:
     rows = np.array([[3, 0], [0, 3]], np.float32)
     head = LinearHead(rows, np.array([0, 1], np.float32), cosine=True)
     z = np.array([[3, 4], [300, 400], [0, 0]], np.float32)
-    np.testing.assert_allclose(head.logits(z), [[1.8, 3.4], [1.8, 3.4], [0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(head.logits(z), np.array([[1.8, 3.4], [1.8, 3.4], [0, 1]]), rtol=1e-6)
     assert head.shifted(np.ones(2, np.float32)).cosine
     np.testing.assert_allclose(head.shifted(np.ones(2, np.float32)).logits(z) - head.logits(z), 1, rtol=1e-6)
 

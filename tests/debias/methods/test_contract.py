@@ -96,7 +96,7 @@ def test_the_seed_alone_decides(name: str) -> None:
     first = fitted_bytes(name, samples, seed=3)
     np.random.seed(2)  # noqa: NPY002
     torch.manual_seed(2)
-    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[union-attr,index] # noqa: NPY002
+    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index] # noqa: NPY002
     assert fitted_bytes(name, samples, seed=3) == first
     assert np.array_equal(np.random.get_state()[1], before)  # type: ignore[index] # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_before)
@@ -126,7 +126,8 @@ def test_other_class_ids_give_the_same_head_in_another_order(name: str) -> None:
 
 def _probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return scores / scores.sum(axis=1, keepdims=True)
+    shares: npt.NDArray[np.float64] = scores / scores.sum(axis=1, keepdims=True)
+    return shares
 
 
 @every_method

@@ -13,8 +13,9 @@ Weights = npt.NDArray[np.float64]
 
 def shares(table: ClassTable) -> Weights:
     """The share of each class that a balanced method aims at, shape (C,), the ``q`` of :func:`logit_adjustment`."""
-    aim: Weights = table.priors * np.exp(-logit_adjustment(table, 1.0).astype(np.float64))
-    return aim / aim.sum()
+    aim = table.priors * np.exp(-logit_adjustment(table, 1.0).astype(np.float64))
+    whole: Weights = aim / aim.sum()
+    return whole
 
 
 def even_weights(labels: npt.NDArray[np.int64], table: ClassTable, total: float) -> Weights:

@@ -64,8 +64,9 @@ def root(centred: Floats, freedom: float) -> Floats:
     fewer samples than features.
     """
     if len(centred) > centred.shape[1]:
-        centred = np.linalg.qr(centred, mode="r")
-    return centred / np.sqrt(freedom)
+        centred = np.asarray(np.linalg.qr(centred, mode="r"))
+    factor: Floats = centred / np.sqrt(freedom)
+    return factor
 
 
 def draws(n: int, factor: Floats, rng: np.random.Generator) -> Floats:
@@ -160,7 +161,7 @@ METHODS = (
     Method(
         "tailcalib",
         "Gaussian features around rare samples (TailCalib)",
-        "Vigneswaran et al., Feature Generation for Long-Tail Classification, ICVGIP 2021",
+        "Vigneswaran et al., Feature generation for long-tail classification, ICVGIP 2021",
         "adapted",
         TailCalibSettings,
         _tailcalib,

@@ -94,7 +94,7 @@ METHODS = (
     Method(
         "oversample",
         "random copies",
-        "Buda, Maki and Mazurowski, A Systematic Study of the Class Imbalance Problem in CNNs, Neural Networks 2018",
+        "Buda, Maki and Mazurowski, A systematic study of the class imbalance problem in CNNs, Neural Networks 2018",
         "adapted",
         NoSettings,
         _copies,
@@ -102,7 +102,7 @@ METHODS = (
     Method(
         "smote",
         "points between neighbours (SMOTE)",
-        "Chawla et al., SMOTE: Synthetic Minority Over-sampling Technique, JAIR 2002",
+        "Chawla et al., SMOTE: synthetic minority over-sampling technique, JAIR 2002",
         "adapted",
         SmoteSettings,
         _smote,

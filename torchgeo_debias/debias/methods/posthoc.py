@@ -67,7 +67,7 @@ METHODS = (
     Method(
         "la",
         "logit adjustment afterwards",
-        "Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021",
+        "Menon et al., Long-tail learning via logit adjustment, ICLR 2021",
         "as published",
         AdjustmentSettings,
         _adjusted,
@@ -75,7 +75,7 @@ METHODS = (
     Method(
         "tau-norm",
         "rows of equal length (tau-normalisation)",
-        "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020",
+        "Kang et al., Decoupling representation and classifier for long-tailed recognition, ICLR 2020",
         "adapted",
         NormSettings,
         _normed,

@@ -70,7 +70,8 @@ class StreamingRidge:
         if not len(labels):
             return
         if self._origin is None:
-            self._start(features)
+            self._origin = StandardScaler().fit(features.astype(np.float64))
+            self._start(features.shape[1])
         scaled = self._origin.transform(features.astype(np.float64))
         hot = np.eye(len(self.counts))[labels]
         self.counts += hot.sum(axis=0).astype(np.int64)
@@ -91,13 +92,10 @@ class StreamingRidge:
         spread = np.sqrt(np.maximum(np.diag(self._products) / n - middle**2, 0))
         spread[spread < 1e-6] = 1.0  # in units of the first portion: constant, up to rounding
         weight, bias = self._solve(middle, spread)
-        head = folded(weight / spread, bias - weight @ (middle / spread), self._origin)
-        return head
+        return folded(weight / spread, bias - weight @ (middle / spread), self._origin)
 
-    def _start(self, features: Array) -> None:
+    def _start(self, d: int) -> None:
         """Sums are taken about the first samples and in their scale, so that large numbers cost no digits."""
-        d = features.shape[1]
-        self._origin = StandardScaler().fit(features.astype(np.float64))
         self._sums = np.zeros((len(self.counts), d))
         self._squares = np.zeros((len(self.counts), d))
         self._products = np.zeros((d, d))
@@ -157,7 +155,7 @@ METHODS = (
     Method(
         "aef-ocl",
         "ridge in closed form on filled-up classes (AEF-OCL)",
-        "Zhuang et al., Online Analytic Exemplar-Free Continual Learning with Large Models, arXiv 2405.17779, 2024",
+        "Zhuang et al., Online analytic exemplar-free continual learning with large models, arXiv 2405.17779, 2024",
         "adapted",
         RidgeSettings,
         _ridge,
