@@ -12,6 +12,7 @@ the interface itself was blocked: it computed, slept, or waited for a disk, a lo
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import threading
 import time
@@ -79,6 +80,8 @@ class Driver:
         self.out = Path(plan["out"])
         self.report: dict[str, Any] = {"steps": [], "gaps": {}, "questions": [], "python": [], "regions": {}}
         self.report["error"] = None
+        self._crash = (self.out / "crash.txt").open("w")
+        faulthandler.enable(self._crash)  # beside QGIS's own words, what Python did in each thread
         self._scenario = scenario(self)
         self._wait = Wait(lambda: True, "the start")
         self._since = time.monotonic()

@@ -112,6 +112,7 @@ def set_up(driver: Driver) -> Scenario:
     dialog.existing.setFilePath(driver.plan["python"])
     dialog.use_button.click()
     yield Wait(lambda: dialog.status is not None and dialog.status.ready, "the environment")
+    yield driver.pause(0.5)
     driver.shot("environment")
     driver.region("environment", dialog)
     dialog.close()

@@ -18,12 +18,16 @@ SYSTEM_PATH = "/usr/bin:/bin"
 MARK = "DEBIAS_DESKTOP_SESSION"
 """Variable that every process of a session inherits, by which those that were left are found."""
 
+# Without QGIS's own look into the net for news (the first key is that of QGIS 3.40, the second of older ones). It opens
+# the database of logins in a thread for tasks. If QGIS ends while that thread is there, it takes the database away
+# before the thread, and crashes (QgsAuthConfigurationStorageDb::authDatabaseConnection in QGIS 3.40.6).
 SETTINGS = """
 [app]
 firstRunVersionFlag=34000
 check_updates_on_startup=false
 
 [core]
+httpsfeedqgisorg\\disabled=true
 NewsFeed\\httpsfeedqgisorg\\disabled=true
 
 [plugin_installer]
