@@ -21,6 +21,7 @@ from qgis.core import (
     QgsCoordinateReferenceSystem,
     QgsFeature,
     QgsMapLayer,
+    QgsProcessingUtils,
     QgsProject,
     QgsRasterLayer,
     QgsRectangle,
@@ -358,7 +359,25 @@ def test_scores_that_are_whole_numbers_count(dock: Any) -> None:
     assert counts.scores == {"a": [0.5, 1.0]}
 
 
-@pytest.mark.parametrize("value", ["{not json", "[1]", '{"a": 1}', 7])
+def test_a_layer_of_another_program_with_whole_scores_is_filtered(dock: Any) -> None:
+    layer = QgsVectorLayer("NoGeometry?field=class:string&field=score:integer&field=group:integer", "theirs", "memory")
+    features = []
+    for values in (["a", 1, 5], ["a", 0, 5], ["b", 1, None], ["b", None, 5], [None, 1, 5]):
+        feature = QgsFeature(layer.fields())
+        feature.setAttributes(values)
+        features.append(feature)
+    assert layer.dataProvider().addFeatures(features)[0]
+    layer.setCustomProperty("debias/plain", layer.id() + "?")
+    add(layer)
+    until(lambda: dock.results._counts, "the counts")
+    assert lines(dock) == {"Group unknown": ["3", ""], "a": ["2", ""], "b": ["1", ""]}
+    dock.results.spin.setValue(0.5)
+    assert lines(dock) == {"Group unknown": ["2", ""], "a": ["1", ""], "b": ["1", ""]}
+    until(lambda: layer.subsetString(), "the filter")
+    assert {feature["score"] for feature in layer.getFeatures()} == {1}
+
+
+@pytest.mark.parametrize("value", ["{not json", "[1]", '{"a": 1}', 7, {"a": "head"}, "[" * 100_000])
 def test_a_malformed_property_of_groups_counts_as_none(dock: Any, value: object) -> None:
     layer = result_layer(6)
     layer.setCustomProperty("debias/groups", value)
@@ -439,6 +458,19 @@ def test_features_of_a_layer_are_named(dock: Any, scene: Any, sample: Sample) ->
     classes = {entry.name for entry in dock.inputs.model.classes}
     assert {feature["class"] for feature in layer.getFeatures()} <= classes | {None}
     assert dock.results._counts[0].total > 0
+
+
+def test_a_result_that_qgis_cannot_open_is_no_success(
+    dock: Any, scene: Any, sample: Sample, qgis_iface: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(dock, sample, sample.classifier)
+    monkeypatch.setattr(QgsProcessingUtils, "mapLayerFromString", lambda *_, **__: None)
+    dock.run_button.click()
+    until(lambda: not dock.busy, "the end of the run")
+    assert dock.sentence.text().endswith("but QGIS cannot open it.")
+    (message,) = qgis_iface.messageBar().get_messages(Qgis.MessageLevel.Critical)
+    assert dock.sentence.text() in message
+    assert list(QgsProject.instance().mapLayers().values()) == [scene]
 
 
 def test_a_cancelled_run_leaves_no_layer(dock: Any, large: Any, sample: Sample, qgis_iface: Any) -> None:

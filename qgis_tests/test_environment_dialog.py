@@ -99,6 +99,8 @@ def test_an_existing_python_is_taken(dialog: Any, without: Any) -> None:
     assert without.python_path() == PYTHON
     assert told == [True]
     assert "torch " in dialog.versions.text()
+    label = dialog.versions
+    until(lambda: label.height() >= label.heightForWidth(label.width()), "the room for both lines", 5)
 
 
 def test_an_existing_python_is_taken_without_ending_a_run(

@@ -61,8 +61,8 @@ class Detect(MappingAlgorithm):
                 ),
                 p.advanced(
                     p.described(
-                        QgsProcessingParameterBoolean(RAW, "Use the plain twin", False),
-                        "Detect with the biased twin that the model keeps for comparison, if it keeps one.",
+                        QgsProcessingParameterBoolean(RAW, "Use the plain LoRA", False),
+                        "The same model without de-biasing, if it was kept for comparison.",
                     )
                 ),
                 *p.reading(),

@@ -105,7 +105,7 @@ class Evaluate(DebiasAlgorithm):
         )
         for group in GROUPS:
             self.addOutput(QgsProcessingOutputNumber(group.upper(), f"Score of the group {group}"))
-            self.addOutput(QgsProcessingOutputNumber(f"{group.upper()}_RAW", f"That of the plain twin: {group}"))
+            self.addOutput(QgsProcessingOutputNumber(f"{group.upper()}_RAW", f"Score of the group {group}, plain LoRA"))
         self.addOutput(QgsProcessingOutputString(SCORES, "All scores, as JSON"))
 
     def prepare(self, parameters: Values, context: QgsProcessingContext) -> None:
@@ -143,7 +143,7 @@ class Evaluate(DebiasAlgorithm):
                 value = (part or {}).get(key, {}).get(group)
                 if value is not None:
                     outputs[f"{group.upper()}{suffix}"] = value
-                    run.feedback.pushInfo(f"{group}{' of the plain twin' if suffix else ''}: {100 * value:.1f}")
+                    run.feedback.pushInfo(f"{group}{' of the plain LoRA' if suffix else ''}: {100 * value:.1f}")
         if run.value(JSON) is not None:
             p.write_json(run.value(JSON), facts)
             outputs[JSON] = run.value(JSON)

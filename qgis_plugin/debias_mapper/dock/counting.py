@@ -127,7 +127,7 @@ def groups_of(layer: QgsVectorLayer) -> dict[str, str]:
     """The groups that a layer's custom property names; what is no such property counts as none."""
     try:
         named = json.loads(layer.customProperty(GROUPS_PROPERTY, "{}"))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     items = named.items() if isinstance(named, dict) else ()
     return {name: group for name, group in items if isinstance(group, str)}

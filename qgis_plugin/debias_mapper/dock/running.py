@@ -146,7 +146,7 @@ class Runner(QObject):
             )
             self.ended.emit(Ended(sentence=sentence))
         else:
-            self.ended.emit(Ended(results, run.load()))
+            self.ended.emit(run.load(results))
 
 
 class _Run:
@@ -171,13 +171,16 @@ class _Run:
             return self.feedback.errors[-1] if self.feedback.errors else "The run could not be prepared."
         return ""
 
-    def load(self) -> dict[str, QgsMapLayer]:
+    def load(self, results: Mapping[str, Any]) -> Ended:
         """Put the results into the project, in the way of the toolbox."""
         from processing.gui.Postprocessing import handleAlgorithmResults
 
         names = {where: details.outputName for where, details in self.context.layersToLoadOnCompletion().items()}
         handleAlgorithmResults(self.algorithm, self.context, self.feedback, self.parameters)
-        found = {
-            name: QgsProcessingUtils.mapLayerFromString(where, self.context, False) for where, name in names.items()
-        }
-        return {name: layer for name, layer in found.items() if layer is not None}
+        layers = {}
+        for where, name in names.items():
+            layer = QgsProcessingUtils.mapLayerFromString(where, self.context, False)
+            if layer is None:
+                return Ended(results, sentence=f"The result was written to {where}, but QGIS cannot open it.")
+            layers[name] = layer
+        return Ended(results, layers)
