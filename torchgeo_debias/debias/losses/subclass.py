@@ -1,0 +1,184 @@
+"""SBCL: contrast between subclasses, so that a common class does not outweigh a rare one (Hou et al., ICCV 2023).
+
+Zhengyu Hou et al., Subclass-balancing contrastive learning for long-tailed recognition, ICCV 2023. Common classes are
+cut into subclasses about as large as the rarest class; a feature is drawn to its subclass first, and to its class
+second, with a temperature that fits how spread out the class is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from sklearn.preprocessing import normalize
+from torch import Tensor, nn
+
+from torchgeo_debias.debias.clustering import Array, check_clustering, cluster
+from torchgeo_debias.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SubclassSettings:
+    """Of the contrast between subclasses.
+
+    Attributes:
+        temperature: T of the contrast between subclasses (paper: 0.1, ImageNet 0.07).
+        base_temperature: T0, by which that term is scaled with ``T / T0`` (authors' code: 0.07).
+        beta: Weight of the contrast within a class (authors' code: 0.25).
+        delta: Least size of a subclass (paper: 10 on CIFAR, 20 on ImageNet).
+        rho: Balance of the clustering, see :func:`~torchgeo_debias.debias.clustering.cluster` (the library's).
+        clip: Share of the classes at either end whose spread counts as that of the next one (authors' code: 0.1 and
+            0.2).
+    """
+
+    temperature: float = 0.1
+    base_temperature: float = 0.07
+    beta: float = 0.25
+    delta: int = 10
+    rho: float | None = 2.0
+    clip: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.base_temperature <= 0:
+            raise ConfigError(
+                f"The temperatures must be positive; received {self.temperature} and {self.base_temperature}."
+            )
+        if self.beta < 0:
+            raise ConfigError(f"The beta of the subclass contrast must be at least 0; received {self.beta}.")
+        if self.delta < 1:
+            raise ConfigError(f"A subclass has at least one sample; received delta {self.delta}.")
+        if not 0 <= self.clip < 0.5:
+            raise ConfigError(f"The share cut off at either end must lie in 0..0.5; received {self.clip}.")
+        check_clustering(1, self.rho)
+
+
+def subclasses(
+    features: Array, labels: npt.NDArray[np.int64], settings: SubclassSettings, seed: int = 0
+) -> npt.NDArray[np.int64]:
+    """The subclass of each feature, shape (N,): ids from 0, each of one class only.
+
+    A class of n samples is cut into ``max(1, n // max(n_min, delta))`` subclasses by K-means on features of unit
+    length, ``n_min`` being the size of the rarest class.
+
+    Args:
+        features: (N, D) of all training chips.
+        labels: (N,) class ids.
+        settings: See :class:`SubclassSettings`.
+        seed: Of the clustering.
+    """
+    unit = normalize(features)
+    present, counts = np.unique(labels, return_counts=True)
+    size = max(int(counts.min()), settings.delta)
+    ids = np.zeros(len(labels), dtype=np.int64)
+    free = 0
+    for c, count in zip(present, counts, strict=True):
+        members = np.flatnonzero(labels == c)
+        parts = max(1, int(count) // size)
+        found = cluster(unit[members], parts, settings.rho, seed).assignment if parts > 1 else np.zeros(count, np.int64)
+        ids[members] = free + found
+        free += parts
+    return ids
+
+
+def class_temperatures(
+    features: Array,
+    labels: npt.NDArray[np.int64],
+    subclass: npt.NDArray[np.int64],
+    n_classes: int,
+    settings: SubclassSettings,
+) -> Array:
+    """The temperature of the contrast within each class, shape (C,) float32: ``T d_c / mean(d)``.
+
+    ``d_c = mean(|f - mu_c|) / log(n_c + 10)`` is the spread of the class's unit features around their mean; what is
+    beyond the quantiles ``clip`` and ``1 - clip`` is moved there. A class of one subclass keeps T, and no temperature
+    is below a tenth of T.
+    """
+    unit = normalize(features.astype(np.float64))
+    present, counts = np.unique(labels, return_counts=True)
+    away = [np.linalg.norm(unit[labels == c] - unit[labels == c].mean(axis=0), axis=1).mean() for c in present]
+    spread = np.array(away) / np.log(counts + 10)
+    spread = spread.clip(*np.quantile(spread, [settings.clip, 1 - settings.clip]))
+    several = np.array([len(np.unique(subclass[labels == c])) > 1 for c in present])
+    temperatures = np.full(n_classes, settings.temperature, dtype=np.float32)
+    if spread.mean() > 0:
+        own = settings.temperature * np.maximum(spread / spread.mean(), 0.1)
+        temperatures[present] = np.where(several, own, settings.temperature)
+    return temperatures
+
+
+def subclass_contrast(
+    features: Tensor, index: Tensor, labels: Tensor, subclass: Tensor, temperatures: Tensor, settings: SubclassSettings
+) -> Tensor:
+    """The contrast of a batch, a scalar, the mean over samples i of two terms.
+
+    They are ``-(T / T0) mean_{j in S_i} (s_ij / T - log sum_{a != i} exp(s_ia / T))`` and
+    ``-beta mean_{j in C_i} (s_ij / tau - log sum_{a not in S_i, or a view of i} exp(s_ia / tau))``
+
+    with ``s`` the cosine, ``S_i`` the others of i's subclass, ``C_i`` those of its class outside its subclass together
+    with the other views of its chip, and ``tau`` the temperature of its class. A mean over nothing is 0.
+
+    Args:
+        features: (B, D).
+        index: (B,) int64, the chip that each sample is a view of; two views of one chip have equal numbers.
+        labels: (B,) int64 class ids.
+        subclass: (B,) int64.
+        temperatures: (C,) of :func:`class_temperatures`.
+        settings: See :class:`SubclassSettings`.
+    """
+    unit = F.normalize(features.float(), dim=1)
+    cosine = unit @ unit.T
+    same = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    kin = subclass[:, None] == subclass
+    views = (index[:, None] == index) & ~same
+    between = _contrast(cosine / settings.temperature, kin & ~same, ~same)
+    own = ((labels[:, None] == labels) & ~kin) | views
+    within = _contrast(cosine / temperatures[labels][:, None], own, ~kin | views)
+    return settings.temperature / settings.base_temperature * between + settings.beta * within
+
+
+def _contrast(similarity: Tensor, partners: Tensor, against: Tensor) -> Tensor:
+    # A large number instead of infinity: the gradient of a sum over nothing stays zero.
+    total = similarity.masked_fill(~against, -1e9).logsumexp(dim=1, keepdim=True)
+    shares = (similarity - total).masked_fill(~partners, 0.0)
+    return -(shares.sum(dim=1) / partners.sum(dim=1).clamp_min(1)).mean()
+
+
+class SubclassContrast(nn.Module):
+    """:func:`subclass_contrast` with the subclasses of all training chips in mind.
+
+    Until :meth:`refresh` is called each class is one subclass, as in the authors' first epochs (10 of them; they
+    refresh every 10 epochs on CIFAR, every 5 on ImageNet).
+
+    Args:
+        labels: (N,) class ids of the training chips.
+        n_classes: C.
+        settings: See :class:`SubclassSettings`.
+    """
+
+    labels: Tensor
+    subclass: Tensor
+    temperatures: Tensor
+
+    def __init__(self, labels: npt.NDArray[np.int64], n_classes: int, settings: SubclassSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or SubclassSettings()
+        self.register_buffer("labels", torch.tensor(labels))
+        self.register_buffer("subclass", torch.tensor(labels))
+        self.register_buffer("temperatures", torch.full((n_classes,), self.settings.temperature))
+
+    def refresh(self, features: Array, seed: int = 0) -> None:
+        """Find subclasses and temperatures anew from features (N, D) of all training chips, in their order."""
+        labels = self.labels.cpu().numpy()
+        found = subclasses(features, labels, self.settings, seed)
+        temperatures = class_temperatures(features, labels, found, len(self.temperatures), self.settings)
+        self.subclass.copy_(torch.tensor(found))
+        self.temperatures.copy_(torch.tensor(temperatures))
+
+    def forward(self, features: Tensor, index: Tensor) -> Tensor:
+        """The contrast of features (B, D) of the training chips ``index`` (B,)."""
+        return subclass_contrast(
+            features, index, self.labels[index], self.subclass[index], self.temperatures, self.settings
+        )
