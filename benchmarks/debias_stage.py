@@ -52,7 +52,7 @@ def share_of_adapt(chips: Chips, config: TrainConfig, repeats: int) -> dict[str,
     backbone, _ = adapt(run)
     features = run.features(backbone, "features")
     calibration = debias(run, features)
-    assert np.bincount(calibration.assignment).min() >= _least(len(features), config.debias)
+    assert np.bincount(calibration.clusters.assignment).min() >= _least(len(features), config.debias)
     extract = statistics.median(timed(lambda: run.features(backbone, "features")).wall for _ in range(repeats))
     calibrate = statistics.median(timed(lambda: debias(run, features)).wall for _ in range(repeats))
     return {
@@ -66,18 +66,23 @@ def share_of_adapt(chips: Chips, config: TrainConfig, repeats: int) -> dict[str,
     }
 
 
-def mixture(count: int, parts: int = 48) -> Array:
-    """(count, DIMENSIONS) float32: parts whose sizes fall exponentially, the first 100 times the last."""
+def mixture(count: int, dimensions: int = DIMENSIONS, parts: int = 48) -> Array:
+    """(count, dimensions) float32: parts whose sizes fall exponentially, the first 100 times the last."""
     rng = np.random.default_rng(count)
     weights = 100.0 ** -np.linspace(0, 1, parts)
-    centres = rng.normal(size=(parts, DIMENSIONS))
+    centres = rng.normal(size=(parts, dimensions))
     part = rng.choice(parts, count, p=weights / weights.sum())
-    return (centres[part] + rng.normal(size=(count, DIMENSIONS))).astype(np.float32)
+    features = np.empty((count, dimensions), dtype=np.float32)
+    for first in range(0, count, 2**14):  # a million in float64 would not fit
+        own = part[first : first + 2**14]
+        features[first : first + 2**14] = centres[own] + rng.normal(size=(len(own), dimensions))
+    return features
 
 
 def clusters(count: int, repeats: int) -> dict[str, Any]:
     features, settings = mixture(count), DebiasSettings()
     k, least = settings.n_clusters, _least(count, settings)
+    assert isinstance(k, int)
     plain = KMeans(k, n_init=4, random_state=0).fit(features)
     bound = cluster(features, k, settings.rho)
     assert np.bincount(bound.assignment, minlength=k).min() >= least
@@ -99,6 +104,7 @@ def clusters(count: int, repeats: int) -> dict[str, Any]:
 
 def _least(count: int, settings: DebiasSettings) -> int:
     assert settings.rho is not None
+    assert isinstance(settings.n_clusters, int)
     return int(count / (settings.n_clusters * settings.rho))
 
 

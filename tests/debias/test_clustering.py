@@ -5,11 +5,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
 
-from torchgeo_debias.debias import cluster
-from torchgeo_debias.debias.clustering import assign_at_least
+from torchgeo_debias.debias import clustering
+from torchgeo_debias.debias.clustering import Backend, choose_n_clusters, cluster, squared_distances
 from torchgeo_debias.errors import ConfigError
 
 Array = npt.NDArray[np.float32]
@@ -19,51 +19,6 @@ def clouds(sizes: tuple[int, ...], seed: int = 0, dim: int = 3) -> Array:
     rng = np.random.default_rng(seed)
     centres = rng.normal(scale=20, size=(len(sizes), dim))
     return np.concatenate([rng.normal(c, 1, (n, dim)) for c, n in zip(centres, sizes, strict=True)]).astype(np.float32)
-
-
-def optimum(cost: npt.NDArray[np.float64], least: int) -> float:
-    """Cost of the best assignment, as a square problem: ``least`` seats a column, the other rows sit anywhere."""
-    rows, columns = cost.shape
-    anywhere = np.repeat(cost.min(axis=1, keepdims=True), rows - columns * least, axis=1)
-    seats = np.concatenate([np.repeat(cost, least, axis=1), anywhere], axis=1)
-    return float(seats[linear_sum_assignment(seats)].sum())
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    columns=st.integers(1, 6),
-    least=st.integers(0, 5),
-    spare=st.integers(0, 15),
-    seed=st.integers(0, 2**16),
-    kind=st.sampled_from(["real", "integer", "duplicates", "huge and tiny", "zero"]),
-)
-def test_assignment_is_the_cheapest_that_fills_every_column(
-    columns: int, least: int, spare: int, seed: int, kind: str
-) -> None:
-    rng = np.random.default_rng(seed)
-    rows = max(1, columns * least + spare)
-    cost = {
-        "real": rng.random((rows, columns)),
-        "integer": rng.integers(0, 3, (rows, columns)).astype(float),
-        "duplicates": rng.random((3, columns))[rng.integers(0, 3, rows)],
-        "huge and tiny": rng.random((rows, columns)) * 10.0 ** rng.integers(-12, 12, (1, columns)),
-        "zero": np.zeros((rows, columns)),
-    }[kind]
-    choice = assign_at_least(cost, least)
-    assert np.bincount(choice, minlength=columns).min() >= least
-    assert cost[np.arange(rows), choice].sum() == pytest.approx(optimum(cost, least), rel=1e-9, abs=1e-9 * cost.max())
-
-
-def test_assignment_refuses_too_few_rows() -> None:
-    with pytest.raises(ConfigError, match="3 features cannot fill 2 clusters with at least 2 each"):
-        assign_at_least(np.zeros((3, 2)), 2)
-
-
-def test_assignment_leaves_its_input_alone() -> None:
-    cost = np.random.default_rng(0).random((20, 4))
-    before = cost.copy()
-    assign_at_least(cost, 5)
-    assert np.array_equal(cost, before)
 
 
 @settings(deadline=None, max_examples=25)
@@ -119,12 +74,6 @@ def test_equal_features_come_to_an_end(scale: float) -> None:
     assert np.bincount(cluster(z, 4, 1.0).assignment).tolist() == [25, 25, 25, 25]
 
 
-def test_features_whose_squares_overflow_float32_come_to_an_end() -> None:
-    z = np.repeat(np.array([[0, 0], [1, 0]], dtype=np.float32) * 1e22, [60, 40], axis=0)
-    cost = np.abs(z[:, :1].astype(np.float64) - [[0, 0, 0, 1e22]]) ** 2
-    assert np.bincount(assign_at_least(cost, 25)).tolist() == [25, 25, 25, 25]
-
-
 def test_a_seed_repeats_a_clustering() -> None:
     z = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
     one, two = cluster(z, 8, 1.2, seed=1), cluster(z, 8, 1.2, seed=1)
@@ -136,3 +85,55 @@ def test_a_seed_repeats_a_clustering() -> None:
 def test_nonsense_is_refused(k: int, rho: float, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         cluster(np.eye(8, dtype=np.float32), k, rho)
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one of auto, sklearn, torch; received 'faiss'"):
+        cluster(np.eye(8, dtype=np.float32), 4, backend="faiss")  # type: ignore[arg-type]
+
+
+def test_torch_finds_what_scikit_learn_finds() -> None:
+    z = clouds((300, 200, 100, 50))
+    one, two = cluster(z, 4, backend="sklearn"), cluster(z, 4, backend="torch")
+    order = [int(np.square(two.centres - centre).sum(axis=1).argmin()) for centre in one.centres]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert np.array_equal(np.array(order)[one.assignment], two.assignment)
+    np.testing.assert_allclose(two.centres[order], one.centres, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["auto", "sklearn", "torch"])
+def test_the_bound_holds_for_many_features(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "LARGE", 1000)
+    monkeypatch.setattr(clustering, "BLOCK", 100)
+    z = clouds((2000, 400, 20))
+    plain = cluster(z, 6, None, backend=backend)
+    inertia = np.square(z - plain.centres[plain.assignment]).sum()
+    assert inertia < 1.2 * KMeans(6, n_init=4, random_state=0).fit(z).inertia_
+    assert np.bincount(cluster(z, 6, 1.2, backend=backend).assignment).min() >= int(2420 / (6 * 1.2))
+
+
+def test_distances_in_blocks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = clouds((50, 20))
+    monkeypatch.setattr(clustering, "BLOCK", 10)
+    apart = np.square(z[:, None].astype(np.float64) - z[:5]).sum(axis=2)
+    np.testing.assert_allclose(squared_distances(z, z[:5]), apart, rtol=1e-9, atol=1e-9)
+
+
+def test_the_chosen_number_of_clusters_is_that_of_the_clouds() -> None:
+    assert choose_n_clusters(clouds((60, 60, 60, 60, 60, 60, 60, 60), dim=8)) == 8
+    assert choose_n_clusters(clouds((100, 100), dim=8)) == 2
+
+
+def test_the_chosen_number_has_the_largest_silhouette() -> None:
+    z = np.random.default_rng(3).normal(size=(500, 3)).astype(np.float32)
+    chosen = choose_n_clusters(z, least=3, seed=1)
+    scores = {k: silhouette_score(z, KMeans(k, n_init=4, random_state=1).fit(z).labels_) for k in (3, 6, 12, 24)}
+    assert scores[chosen] == max(scores.values())
+
+
+def test_the_number_is_chosen_within_its_bounds_and_the_same_again() -> None:
+    z = clouds((3000, 40), dim=2)  # more than the sample
+    assert choose_n_clusters(z, least=5, seed=2) == choose_n_clusters(z, least=5, seed=2) >= 5
+    assert choose_n_clusters(z[:20], least=5) == 5  # too few for any larger candidate
+    assert choose_n_clusters(z[:3], least=5) == 3
+    assert choose_n_clusters(np.ones((200, 4), np.float32), least=3) == 3

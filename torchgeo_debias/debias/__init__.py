@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torchgeo_debias.debias.calibration import Calibration, DebiasSettings, calibrate, pulls
+from torchgeo_debias.debias.calibration import Calibration, DebiasSettings, calibrate
 from torchgeo_debias.debias.clustering import Clustering, cluster
+from torchgeo_debias.debias.generate import generate
 from torchgeo_debias.debias.head import LinearHead, fit_head
 from torchgeo_debias.debias.logits import logit_adjustment
 
@@ -15,6 +16,6 @@ __all__ = [
     "calibrate",
     "cluster",
     "fit_head",
+    "generate",
     "logit_adjustment",
-    "pulls",
 ]

@@ -1,0 +1,123 @@
+"""K-means by torch over many features against its own matrix products, and against scikit-learn's.
+
+A pass of K-means over all features needs two products: of the features with the centres, for the distances, and of
+who belongs where with the features, for the sums. Both are timed alone, on the same shapes and on the same device,
+each as often as K-means passed over the features; K-means is timed as a whole, its start included. Run::
+
+    python -m benchmarks.kmeans [--features 100000 1000000] [--dimensions 768] [--bound]
+
+The features are the seeded mixtures of ``benchmarks.debias_stage``, whose parts are as unequal as a long tail. Before
+anything is timed, the sum of squared distances must be at most 1.03 times that of scikit-learn's K-means from one
+start, or of its mini-batches where there are more than 2^27 values. ``--bound`` also times the clusters of a least
+size (rho 2), which go on on the processor whatever the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from benchmarks.debias_stage import mixture
+from benchmarks.measure import ForeignLoad, Times, in_turn, save
+from torchgeo_debias.backbones import pick_device
+from torchgeo_debias.debias import cluster
+from torchgeo_debias.debias.clustering import LARGE
+from torchgeo_debias.debias.kmeans import kmeans
+
+Array = npt.NDArray[np.float32]
+
+
+def timed(work: Callable[[], object], device: torch.device) -> Times:
+    """As ``benchmarks.measure.timed``, but waits for the device."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return Times(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def inertia(features: Array, centres: Array, assignment: npt.NDArray[np.int64], step: int = 2**16) -> float:
+    parts = range(0, len(features), step)
+    return sum(
+        float(np.square(features[i : i + step] - centres[assignment[i : i + step]]).sum(dtype=np.float64))
+        for i in parts
+    )
+
+
+def compare(count: int, dimensions: int, k: int, repeats: int, bound: bool) -> dict[str, Any]:
+    device = pick_device()
+    features = mixture(count, dimensions)
+    found = kmeans(features, k, device=device)
+    kind = MiniBatchKMeans if features.size > LARGE else KMeans
+    start = time.perf_counter()
+    peer = kind(k, n_init=1, random_state=0).fit(features)
+    peer_s = time.perf_counter() - start
+    ratio = inertia(features, found.centres, found.assignment) / inertia(features, peer.cluster_centers_, peer.labels_)
+    assert ratio < 1.03, f"{count} features: {ratio:.3f} times the squared distances of scikit-learn"
+
+    rows = torch.from_numpy(features).to(device)
+    towards = torch.from_numpy(found.centres).to(device).T.contiguous()
+    members = torch.nn.functional.one_hot(torch.from_numpy(found.assignment), k).float().T.contiguous().to(device)
+
+    def distances() -> None:
+        for _ in range(found.passes):
+            rows @ towards
+
+    def products() -> None:
+        for _ in range(found.passes):
+            rows @ towards
+            members @ rows
+
+    def ours() -> Times:
+        return timed(lambda: kmeans(features, k, device=device), device)
+
+    result: dict[str, Any] = {
+        "features": count,
+        "dimensions": dimensions,
+        "clusters": k,
+        "device": device.type,
+        "passes": found.passes,
+        "inertia_against_scikit_learn": round(ratio, 4),
+        f"{kind.__name__}_s": round(peer_s, 2),
+        "beside_both_products": in_turn(ours, lambda: timed(products, device), repeats),
+        "beside_distances_alone": in_turn(ours, lambda: timed(distances, device), repeats),
+        "target": {"ratio beside both products": 1.3},
+    }
+    if bound:
+        start = time.perf_counter()
+        bounded = cluster(features, k, 2.0, backend="torch")
+        result["with_bound_s"] = round(time.perf_counter() - start, 2)
+        sizes = np.bincount(bounded.assignment, minlength=k)
+        assert sizes.min() >= int(count / (2 * k))
+        result["smallest_without_and_with_bound"] = [
+            int(np.bincount(found.assignment, minlength=k).min()),
+            int(sizes.min()),
+        ]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("--dimensions", type=int, default=768)
+    parser.add_argument("--clusters", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--bound", action="store_true", help="time the clusters of a least size as well")
+    options = parser.parse_args()
+    load = ForeignLoad()
+    runs = [
+        compare(count, options.dimensions, options.clusters, options.repeats, options.bound)
+        for count in options.features
+    ]
+    save("kmeans", load, {"runs": runs})
+
+
+if __name__ == "__main__":
+    main()
