@@ -16,9 +16,10 @@ Origin = Literal["as published", "adapted", "ours"]
 class Method:
     """One way of fitting a linear head under a long tail.
 
-    All methods see standardised features (the scaling is folded into the head) and, where they minimise a loss, the
-    same objective: the sum of the samples' losses, whose weights add up to the number of samples, plus
-    ``|W|^2 / 2``. So they differ by the method only.
+    Methods see standardised features (the scaling is folded into the head) and, where they minimise a loss, the same
+    objective: the sum of the samples' losses, whose weights add up to the number of samples, plus ``|W|^2 / 2``. So
+    they differ by the method only. Cosine heads see features of unit length and keep their rows, whose length is
+    fixed, near the class means; ``docs/methods.md`` lists what else a method does in its own way.
 
     Attributes:
         name: As the command line and tables write it.
