@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
@@ -12,8 +11,7 @@ from torchgeo_debias.debias.losses import classification
 from torchgeo_debias.debias.losses.domains import DomainAlignment, DomainSettings
 from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
 from torchgeo_debias.debias.losses.subclass import SubclassContrast, SubclassSettings
-from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.fields import read_fields
+from torchgeo_debias.debias.methods.registry import read_settings
 
 __all__ = [
     "LOSSES",
@@ -36,12 +34,7 @@ def loss_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:  #
     Raises:
         ConfigError: If there is no such loss or setting, or a value cannot be.
     """
-    if name not in LOSSES:
-        raise ConfigError(f"There is no loss {name!r}: choose among {', '.join(LOSSES)}.")
-    kind = LOSSES[name].settings
-    if values and not fields(kind):
-        raise ConfigError(f"The loss {name} has nothing to set; received {dict(values)}.")
-    return read_fields(kind, values or {}, f"{name}.")
+    return read_settings("loss", name, {key: loss.settings for key, loss in LOSSES.items()}, values)
 
 
 def build_loss(name: str, table: ClassTable, settings: Mapping[str, Any] | None = None) -> LongTailLoss:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
@@ -21,11 +20,9 @@ from torchgeo_debias.debias.methods import (
     sade,
     weighting,
 )
-from torchgeo_debias.debias.methods.registry import Method, NoSettings
+from torchgeo_debias.debias.methods.registry import Method, NoSettings, read_settings
 from torchgeo_debias.debias.methods.ridge import StreamingRidge
 from torchgeo_debias.debias.samples import Samples
-from torchgeo_debias.errors import ConfigError
-from torchgeo_debias.fields import read_fields
 
 __all__ = ["METHODS", "Method", "NoSettings", "StreamingRidge", "fit_method", "method_settings"]
 
@@ -42,12 +39,7 @@ def method_settings(name: str, values: Mapping[str, Any] | None = None) -> Any: 
     Raises:
         ConfigError: If there is no such method or setting, or a value cannot be.
     """
-    if name not in METHODS:
-        raise ConfigError(f"There is no method {name!r}: choose among {', '.join(METHODS)}.")
-    kind = METHODS[name].settings
-    if values and not fields(kind):
-        raise ConfigError(f"The method {name} has nothing to set; received {dict(values)}.")
-    return read_fields(kind, values or {}, f"{name}.")
+    return read_settings("method", name, {key: method.settings for key, method in METHODS.items()}, values)
 
 
 def fit_method(name: str, samples: Samples, settings: Mapping[str, Any] | None = None, seed: int = 0) -> LinearHead:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from torchgeo_debias.debias.head import LinearHead
 from torchgeo_debias.debias.samples import Samples
+from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 
 Origin = Literal["as published", "adapted", "ours"]
 
@@ -41,3 +43,22 @@ class Method:
 @dataclass(frozen=True)
 class NoSettings:
     """Of a method that has nothing to set."""
+
+
+def read_settings(word: str, name: str, kinds: Mapping[str, type], values: Mapping[str, Any] | None) -> Any:  # noqa: ANN401
+    """The settings of an entry of a registry, with defaults for what ``values`` leaves out.
+
+    Args:
+        word: What the registry holds, for sentences.
+        name: Of the entry.
+        kinds: The settings of each entry.
+        values: By field name.
+
+    Raises:
+        ConfigError: If there is no such entry or setting, or a value cannot be.
+    """
+    if name not in kinds:
+        raise ConfigError(f"There is no {word} {name!r}: choose among {', '.join(kinds)}.")
+    if values and not fields(kinds[name]):
+        raise ConfigError(f"The {word} {name} has nothing to set; received {dict(values)}.")
+    return read_fields(kinds[name], values or {}, f"{name}.")
