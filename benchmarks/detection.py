@@ -81,7 +81,7 @@ STUDIES = {
     "ships": Study(TileSpec(280, scale=280 / 512), oriented=True, epochs=20, batch_size=4),
     "longtail": Study(TileSpec(336, scale=336 / 1024), oriented=False, epochs=20, batch_size=4),
     "overfit": Study(
-        TileSpec(518, scale=518 / 1024), oriented=True, epochs=150, batch_size=2, fields={"augment": False}
+        TileSpec(518, scale=518 / 1024), oriented=True, epochs=80, batch_size=1, fields={"augment": False}
     ),
     "scene": Study(TileSpec(336), oriented=True, epochs=10, batch_size=1, fair=2.5),
 }
