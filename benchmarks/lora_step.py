@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.measure import ForeignLoad, Times, in_turn, peak, reset_peak, save
-from torchgeo_debias.backbones import add_lora, create_backbone, pick_device, pick_dtype
+from torchgeo_debias.backbones import add_adapter, create_backbone, pick_device, pick_dtype
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.normalise import Normalisation
@@ -72,7 +72,7 @@ def noise(count: int) -> Chips:
 
 def our_model(config: TrainConfig, kind: type[StageModule] = StageModule) -> StageModule:
     torch.manual_seed(config.seed)
-    backbone = add_lora(create_backbone(config.backbone, size=SIZE, weights=config.weights), config.lora)
+    backbone = add_adapter(create_backbone(config.backbone, size=SIZE, weights=config.weights), config.adapter)
     backbone.prefer(pick_device(), pick_dtype(config.precision, pick_device()))
     head = nn.Linear(backbone.dim, CLASSES)
     return kind(backbone, head, Normalisation.from_unit_range(*STATISTICS), Objective(torch.zeros(CLASSES)), config)
@@ -85,7 +85,7 @@ class Bare(nn.Module):
         super().__init__()
         vit = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=SIZE)
         lora = peft.LoraConfig(
-            r=config.lora.rank, lora_alpha=int(config.lora.alpha), target_modules=r".*\.attn\.(qkv|proj)"
+            r=config.adapter.rank, lora_alpha=int(config.adapter.alpha), target_modules=r".*\.attn\.(qkv|proj)"
         )
         self.model: Any = peft.get_peft_model(vit, lora)
         self.model.load_state_dict(like.backbone.model.state_dict())

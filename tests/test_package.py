@@ -338,7 +338,7 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
         ("head", lambda t: t.pop("bias"), "bias"),
         ("head", lambda t: t["weight"].view(-1)[5:6].fill_(float("nan")), "weight in head.safetensors is not finite"),
         ("adapter/adapter_model", lambda t: next(iter(t.values())).fill_(float("inf")), "is not finite"),
-        ("adapter/adapter_model", lambda t: t.update(extra=torch.ones(1)), "no part of a LoRA"),
+        ("adapter/adapter_model", lambda t: t.update(extra=torch.ones(1)), "no part of an adapter"),
     ],
 )
 def test_tensors_that_make_no_sense_are_refused(

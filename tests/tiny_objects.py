@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests import tiny
-from torchgeo_debias.backbones import LoraSettings
+from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.boxes.convert import horizontal_to_oriented
 from torchgeo_debias.data.objects import ArrayPicture, LabelledImage, ObjectSet, TileSpec
 from torchgeo_debias.debias import DebiasSettings
@@ -56,7 +56,7 @@ def settings(weights: Path, /, *, oriented: bool = False, **options: Any) -> Det
         "method": "lora",
         "backbone": tiny.BACKBONE,
         "weights": str(weights),
-        "lora": LoraSettings(rank=4),
+        "adapter": AdapterSettings(rank=4),
         "debias": DebiasSettings(n_clusters=4, gamma0=2.0),
         "detector": DetectorConfig(oriented=oriented, channels=32, convs=1, levels=2, up=2),
         "epochs": 2,

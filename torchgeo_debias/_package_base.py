@@ -30,6 +30,7 @@ from torchgeo_debias._package_io import (
     read_package,
     write_package,
 )
+from torchgeo_debias.backbones import check_adapter
 from torchgeo_debias.classes import GROUPS, ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.errors import ConfigError, DataError, PackageError
@@ -44,7 +45,7 @@ _MEANING = ("task", "backbone", "input", "classes", "files", "detector")
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA as peft stores it.
+    """An adapter as peft stores it; see :class:`~torchgeo_debias.backbones.adapter_state.AdapterState`.
 
     Attributes:
         config: Content of ``adapter_config.json``.
@@ -238,7 +239,7 @@ def _common(info: Mapping[str, Any], files: Files) -> dict[str, Any]:
 
 
 def adapter_files(adapter: Adapter | None, prefix: str) -> Files:
-    """The files of a LoRA, under names that begin with ``prefix``."""
+    """The files of an adapter, under names that begin with ``prefix``."""
     if adapter is None:
         return {}
     return {
@@ -248,7 +249,7 @@ def adapter_files(adapter: Adapter | None, prefix: str) -> Files:
 
 
 def read_adapter(files: Files, prefix: str) -> Adapter | None:
-    """The LoRA whose names begin with ``prefix``, None where there is none.
+    """The adapter whose names begin with ``prefix``, None where there is none.
 
     Raises:
         TypeError, ValueError: If it is none.
@@ -259,16 +260,7 @@ def read_adapter(files: Files, prefix: str) -> Adapter | None:
     if not isinstance(config, dict):
         raise TypeError(f"{prefix}{ADAPTER_CONFIG} is no JSON object")
     adapter = Adapter(config, load_finite(prefix + ADAPTER, files))
-    # The tensors are as large as the file, but a LoRA is built of the rank that the settings name.
-    ranks = {tuple(tensor.shape[:1]) for name, tensor in adapter.tensors.items() if ".lora_A." in name}
-    if ranks != {(config["r"],)}:
-        raise ValueError(f"the LoRA should have the rank {config['r']!r}, but its tensors have another")
-    targets = config["target_modules"]
-    if not isinstance(targets, str) and not all(isinstance(name, str) for name in targets):
-        raise TypeError("the modules that take the LoRA must be named")
-    foreign = [name for name in adapter.tensors if "lora_" not in name]
-    if foreign:
-        raise ValueError(f"the adapter holds {foreign[0]!r}, which is no part of a LoRA")
+    check_adapter(config, adapter.tensors)
     return adapter
 
 

@@ -40,7 +40,7 @@ def read_fields(kind: type[T], values: object, within: str = "") -> T:
         elif not _fits(value, hint):
             raise ConfigError(f"{within}{name} must be {_words(hint)}; received {value!r}.")
         else:
-            read[name] = tuple(value) if get_origin(hint) is tuple else value
+            read[name] = tuple(value) if isinstance(value, list) else value
     for field in known:
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"The field {within}{field.name} is missing: it must be {_words(hints[field.name])}.")

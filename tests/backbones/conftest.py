@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgeo_debias.backbones import Backbone, LoraSettings, add_lora, create_backbone
+from torchgeo_debias.backbones import AdapterSettings, Backbone, add_adapter, create_backbone
 
 RGB = ("red", "green", "blue")
 S2 = tuple(f"b{i:02d}" for i in range(1, 14))
@@ -61,7 +61,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     plain = copy.deepcopy(backbone.model)
     with torch.no_grad():
         before = backbone(images)
-        add_lora(backbone, LoraSettings(rank=2)).eval()
+        add_adapter(backbone, AdapterSettings(rank=2)).eval()
         fresh = backbone(images)
     for parameter_name, parameter in backbone.named_parameters():
         if "lora_B" in parameter_name:

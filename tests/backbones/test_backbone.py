@@ -11,13 +11,13 @@ from peft import PeftModel
 from torch import nn
 
 from torchgeo_debias.backbones import (
+    AdapterSettings,
     BackboneSpec,
-    LoraSettings,
-    add_lora,
+    adapter_targets,
+    add_adapter,
     create_backbone,
     find_spec,
     list_backbones,
-    lora_targets,
     pick_dtype,
 )
 from torchgeo_debias.errors import ConfigError
@@ -121,7 +121,7 @@ def test_random_weights_follow_the_seed() -> None:
 
 def test_the_adapter_opens_on_the_models_of_timm(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = add_lora(create_backbone("timm:test_vit", size=32, weights="random"), LoraSettings(rank=4)).eval()
+    backbone = add_adapter(create_backbone("timm:test_vit", size=32, weights="random"), AdapterSettings(rank=4)).eval()
     nn.init.normal_(next(p for n, p in backbone.named_parameters() if "lora_B" in n))
     backbone.model.save_pretrained(tmp_path)  # type: ignore[operator]
     torch.manual_seed(0)
@@ -134,27 +134,27 @@ def test_the_adapter_opens_on_the_models_of_timm(tmp_path: Path) -> None:
 
 def test_targets_of_a_merged_qkv() -> None:
     model = timm.create_model("test_vit", num_classes=0, img_size=32)
-    attention = [name for name in lora_targets(model) if name.startswith("blocks.0.")]
+    attention = [name for name in adapter_targets(model) if name.startswith("blocks.0.")]
     assert attention == ["blocks.0.attn.qkv", "blocks.0.attn.proj"]
-    everything = [name for name in lora_targets(model, "all") if name.startswith("blocks.0.")]
+    everything = [name for name in adapter_targets(model, "all") if name.startswith("blocks.0.")]
     assert everything == [*attention, "blocks.0.mlp.fc1", "blocks.0.mlp.fc2"]
 
 
 def test_targets_of_a_multihead_attention_are_the_attention_itself() -> None:
     model = nn.TransformerEncoderLayer(8, 2)
-    assert lora_targets(model) == ["self_attn"]
+    assert adapter_targets(model) == ["self_attn"]
 
 
 def test_a_model_without_a_place_for_lora_is_refused() -> None:
     with pytest.raises(ConfigError, match="--method probe"):
-        lora_targets(nn.Sequential(nn.ReLU()))
+        adapter_targets(nn.Sequential(nn.ReLU()))
 
 
-def test_lora_settings_survive_json_and_refuse_nonsense() -> None:
-    odd = LoraSettings(3, 5.0, 0.1, "all")
-    assert LoraSettings.from_json(odd.to_json()) == odd
+def test_adapter_settings_survive_json_and_refuse_nonsense() -> None:
+    odd = AdapterSettings("rslora", 3, 5.0, 0.1, "all", ("qkv",), 2)
+    assert AdapterSettings.from_json(odd.to_json()) == odd
     with pytest.raises(ConfigError, match="rank"):
-        LoraSettings(rank=0)
+        AdapterSettings(rank=0)
 
 
 def test_precision_names() -> None:

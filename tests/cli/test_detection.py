@@ -146,7 +146,7 @@ def test_train_on_a_folder_and_score_the_images_that_were_kept(
     assert trained["classes"] == package.table.to_json()
     assert package.table.names == tiny_objects.NAMES
     assert package.detector.oriented
-    assert package.method["lora"]["rank"] == 2
+    assert package.method["adapter"]["rank"] == 2
     assert (package.spec.size, package.spec.gsd) == (tiny_objects.SIDE, None)
     assert package.raw is not None
     held = len(sets.objects) - package.provenance["training_images"]

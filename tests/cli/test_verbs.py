@@ -16,6 +16,7 @@ import rasterio
 
 from tests import tiny
 from tests.cli.verbs import Run, map_options, train_options
+from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.data.synthetic import Scene
 from torchgeo_debias.package import ModelPackage
 from torchgeo_debias.training import METHODS
@@ -345,7 +346,7 @@ def test_a_config_file_sets_every_field_and_options_go_before_it(
     run: Run, tiny_images: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.json"
-    fields = {"method": "lora", "seed": 5, "epochs": 1, "weights": str(tiny_weights), "lora": {"rank": 2}, "lr": 1}
+    fields = {"method": "lora", "seed": 5, "epochs": 1, "weights": str(tiny_weights), "adapter": {"rank": 2}, "lr": 1}
     config.write_text(json.dumps({**fields, "backbone": tiny.BACKBONE, "precision": "32"}))
     base = ("train", "--data", tiny_images, "--chip-size", "32", "--config", config, "--quiet", "--out")
     assert run(*base, tmp_path / "a").code == 0
@@ -353,10 +354,10 @@ def test_a_config_file_sets_every_field_and_options_go_before_it(
     assert {name: method[name] for name in ("method", "seed", "epochs", "lr")} == {
         name: fields[name] for name in ("method", "seed", "epochs", "lr")
     }
-    assert method["lora"] == {"rank": 2, "alpha": 16.0, "dropout": 0.0, "where": "attention"}
+    assert method["adapter"] == AdapterSettings(rank=2).to_json()
     assert run(*base, tmp_path / "b", "--seed", "6", "--method", "probe", "--rank", "3").code == 0
     method = ModelPackage.load(tmp_path / "b").method
-    assert (method["seed"], method["method"], method["lora"]["rank"]) == (6, "probe", 3)
+    assert (method["seed"], method["method"], method["adapter"]["rank"]) == (6, "probe", 3)
 
 
 def test_nothing_else_speaks(tiny_weights: Path, tiny_scene: Scene, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from torchgeo_debias.backbones import LoraSettings
+from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.debias import DebiasSettings
 from torchgeo_debias.errors import ConfigError
 
@@ -20,6 +20,6 @@ def test_debias_settings_refuse(values: dict[str, Any]) -> None:
         DebiasSettings(**values)
 
 
-def test_lora_settings_refuse() -> None:
+def test_adapter_settings_refuse() -> None:
     with pytest.raises(ConfigError, match="received 'al'"):
-        LoraSettings(where="al")  # type: ignore[arg-type]
+        AdapterSettings(where="al")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.detection.drawings import COLOURS, agreement, draw
-from torchgeo_debias.backbones import LoraSettings, add_lora, create_backbone
+from torchgeo_debias.backbones import AdapterSettings, add_adapter, create_backbone
 from torchgeo_debias.boxes.overlap import iou
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.detection import (
@@ -132,7 +132,7 @@ def test_object_features_train_the_lora(backbone: str) -> None:
     for parameter in detector.backbone.parameters():
         if not parameter.any():  # ResNets start with blocks switched off, which pretrained ones are not
             torch.nn.init.ones_(parameter)
-    add_lora(detector.backbone, LoraSettings(rank=2))
+    add_adapter(detector.backbone, AdapterSettings(rank=2))
     pyramid = detector.pyramid(torch.randn(2, 3, 64, 64))
     boxes = [torch.tensor([[20.0, 30.0, 30.0, 10.0, 40.0]]), torch.tensor([[30.0, 30.0, 60.0, 50.0, 0.0]])]
     features = object_features(pyramid, boxes, detector.strides)

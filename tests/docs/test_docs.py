@@ -17,7 +17,7 @@ import pytest
 import typer
 
 import torchgeo_debias
-from torchgeo_debias.backbones import LoraSettings
+from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.backbones.registry import list_backbones
 from torchgeo_debias.cli.app import app
 from torchgeo_debias.data.objects import TileSpec
@@ -156,7 +156,7 @@ def test_every_setting_is_described_with_its_default() -> None:
         written[name] = cells[1]
     assert written == {
         field.name: _json_default(field)
-        for kind in (TrainConfig, DebiasSettings, LoraSettings)
+        for kind in (TrainConfig, DebiasSettings, AdapterSettings)
         for field in fields(kind)
     }
 

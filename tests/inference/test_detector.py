@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.tiny_objects import SIDE, TILES, scenes, settings
-from torchgeo_debias.backbones import add_lora, create_backbone
+from torchgeo_debias.backbones import add_adapter, create_backbone
 from torchgeo_debias.boxes.convert import canonical
 from torchgeo_debias.boxes.overlap import iou
 from torchgeo_debias.detection import Detector
@@ -72,7 +72,7 @@ def test_it_computes_what_the_trained_detector_does(
     config = settings(tiny_weights, oriented=True)
     backbone = create_backbone(config.backbone, size=SIDE, weights=config.weights)
     detector = Detector(backbone, 3, config.detector)
-    add_lora(backbone, config.lora)
+    add_adapter(backbone, config.adapter)
     adapter = tiny_detector.model.adapter
     assert adapter is not None
     set_peft_model_state_dict(backbone.model, adapter.tensors)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchgeo_debias.backbones import LoraSettings
+from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.debias import DebiasSettings
@@ -67,7 +67,7 @@ def configure(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainCo
         settings: dict[str, Any] = {
             "backbone": backbone,
             "weights": str(folder / f"{backbone.replace(':', '_')}.safetensors"),
-            "lora": LoraSettings(rank=4),
+            "adapter": AdapterSettings(rank=4),
             "debias": DebiasSettings(n_clusters=4, gamma0=2.0),
             "epochs": 6,
             "batch_size": 8,

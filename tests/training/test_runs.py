@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.training.conftest import toy_chips
 from tests.training.test_methods import balanced_accuracy, predict, same
-from torchgeo_debias.backbones import LoraSettings, add_lora, create_backbone
+from torchgeo_debias.backbones import AdapterSettings, add_adapter, create_backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError, OutputError
@@ -54,7 +54,7 @@ def test_a_last_batch_of_one_chip_is_left_out(toy: Chips, configure: Configure) 
 def test_a_cancelled_run_goes_on_where_it_stopped(
     stage: str, toy: Chips, held_out: Chips, configure: Configure, tmp_path: Path
 ) -> None:
-    config = configure(method="deblora", epochs=4, lora=LoraSettings(rank=4, dropout=0.1))
+    config = configure(method="deblora", epochs=4, adapter=AdapterSettings(rank=4, dropout=0.1))
     with pytest.raises(Cancelled):
         train(toy, config, progress=stop_at(stage, 14), checkpoints=tmp_path)  # in the third epoch
     seen: Steps = []
@@ -178,7 +178,7 @@ def test_a_diverging_run_is_refused(method: str, toy: Chips, configure: Configur
 @pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_resnet"])
 def test_only_the_lora_and_the_head_move(name: str, toy: Chips, configure: Configure) -> None:
     config = configure(backbone=name, epochs=1)
-    backbone = add_lora(create_backbone(config.backbone, size=32, weights=config.weights), LoraSettings(rank=2))
+    backbone = add_adapter(create_backbone(config.backbone, size=32, weights=config.weights), AdapterSettings(rank=2))
     module = StageModule(backbone, nn.Linear(backbone.dim, 4), statistics(), Objective(torch.zeros(4)), config)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     run_stage(module, toy, None, "adapt", lambda progress: None)
@@ -189,7 +189,7 @@ def test_only_the_lora_and_the_head_move(name: str, toy: Chips, configure: Confi
 def test_alignment_brings_features_to_their_targets(toy: Chips, configure: Configure) -> None:
     config = configure(epochs=15, lr=1e-2, augment=False)
     torch.manual_seed(0)
-    backbone = add_lora(create_backbone(config.backbone, size=32, weights=config.weights), LoraSettings(rank=4))
+    backbone = add_adapter(create_backbone(config.backbone, size=32, weights=config.weights), AdapterSettings(rank=4))
     start = extract_features(backbone, toy, statistics(), precision="32")
     rng = np.random.default_rng(0)
     centres = (start.mean(axis=0) + rng.normal(0, start.std(axis=0), (4, backbone.dim))).astype(np.float32)

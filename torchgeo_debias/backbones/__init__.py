@@ -1,24 +1,42 @@
-"""Pretrained vision backbones, their weights, and LoRA on the right modules of each family."""
+"""Pretrained vision backbones, their weights, and adapters on the right modules of each family."""
 
 from __future__ import annotations
 
+from torchgeo_debias.backbones.adapter_state import (
+    AdapterState,
+    adapter_state,
+    attach_adapter,
+    check_adapter,
+    merge_adapter,
+)
+from torchgeo_debias.backbones.adapters import KINDS, AdapterSettings, adapter_parameters, add_adapter
 from torchgeo_debias.backbones.backbone import Backbone, Pool, create_backbone
 from torchgeo_debias.backbones.device import Precision, pick_device, pick_dtype
-from torchgeo_debias.backbones.lora import LoraSettings, add_lora, lora_targets
+from torchgeo_debias.backbones.mixture import Experts, find_experts
+from torchgeo_debias.backbones.places import adapter_targets
 from torchgeo_debias.backbones.registry import BackboneSpec, find_spec, list_backbones
 from torchgeo_debias.backbones.weights import state_digest
 
 __all__ = [
+    "KINDS",
+    "AdapterSettings",
+    "AdapterState",
     "Backbone",
     "BackboneSpec",
-    "LoraSettings",
+    "Experts",
     "Pool",
     "Precision",
-    "add_lora",
+    "adapter_parameters",
+    "adapter_state",
+    "adapter_targets",
+    "add_adapter",
+    "attach_adapter",
+    "check_adapter",
     "create_backbone",
+    "find_experts",
     "find_spec",
     "list_backbones",
-    "lora_targets",
+    "merge_adapter",
     "pick_device",
     "pick_dtype",
     "state_digest",

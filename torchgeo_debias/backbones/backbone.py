@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchgeo_debias.backbones.maps import feature_maps, map_shapes
+from torchgeo_debias.backbones.mixture import Router, mixed
 from torchgeo_debias.backbones.registry import BackboneSpec, find_spec
 from torchgeo_debias.backbones.weights import fit_state, load_state, state_digest
 from torchgeo_debias.errors import ConfigError, WeightsError
@@ -27,13 +30,14 @@ class Backbone(nn.Module):
     """A vision model that turns normalised images into one feature vector each.
 
     Attributes:
-        model: The library's own model (after :func:`~torchgeo_debias.backbones.lora.add_lora` a peft model
-            around it), so that adapters saved from it open in stock peft.
+        model: The library's own model (after :func:`~torchgeo_debias.backbones.adapters.add_adapter` a peft model
+            around it, for kinds that peft knows), so that adapters saved from it open in stock peft.
         spec: Its entry in the registry.
         pool: ``cls`` token, ``mean`` of the patch tokens, or both side by side; a model without a class token has
             only ``mean``.
         dim: Length of a feature.
         digest: SHA-256 of the pretrained tensors that the backbone uses, before any fitting to bands or size.
+        adapter: Configuration of an adapter that peft does not know; None for none.
     """
 
     def __init__(self, model: nn.Module, spec: BackboneSpec, pool: Pool, bands: tuple[str, ...], digest: str) -> None:
@@ -44,8 +48,14 @@ class Backbone(nn.Module):
         self.pool: Pool = pool if has_cls and spec.family != "dofa" else "mean"
         self.bands = bands
         self.digest = digest
+        self.adapter: dict[str, Any] | None = None
         width = _width(model, spec)
         self.dim = 2 * width if self.pool == "cls+mean" else width
+
+    @property
+    def adapted(self) -> bool:
+        """Whether there is an adapter on it."""
+        return self.adapter is not None or hasattr(self.model, "peft_config")
 
     def train(self, mode: bool = True) -> Backbone:
         """As of any module, but a frozen batch normalisation keeps its statistics: no adapter carries them."""
@@ -68,6 +78,22 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, dim) of normalised images (B, C, S, S)."""
+        with self._mixed(images):
+            return self._features(images)
+
+    @contextmanager
+    def _mixed(self, images: Tensor) -> Iterator[None]:
+        """Where there is a mixture of LoRAs, choose those of each image, by its features without any."""
+        router = getattr(self.model, "router", None)
+        if not isinstance(router, Router):
+            yield
+            return
+        with torch.no_grad():
+            shares = router(self._features(images))
+        with mixed(shares):
+            yield
+
+    def _features(self, images: Tensor) -> Tensor:
         model = cast(Any, self.model)
         if self.spec.family == "dofa":
             return cast(Tensor, model.forward_features(images, wavelengths=_wavelengths(self.bands)))
@@ -94,7 +120,8 @@ class Backbone(nn.Module):
             ConfigError: If the model gives no maps.
         """
         wavelengths = _wavelengths(self.bands) if self.spec.family == "dofa" else None
-        return feature_maps(self.model, self.spec, images, wavelengths)
+        with self._mixed(images):
+            return feature_maps(self.model, self.spec, images, wavelengths)
 
     @property
     def map_strides(self) -> tuple[int, ...]:

@@ -130,7 +130,7 @@ def train(
     settings = read_config(
         TrainConfig, config,
         method=method, seed=seed, weights=weights, precision=precision, epochs=epochs, batch_size=batch_size,
-        backbone=backbone, stretch=stretch, lora=None if rank is None else {"rank": rank},
+        backbone=backbone, stretch=stretch, adapter=None if rank is None else {"rank": rank},
     )  # fmt: skip
     check_target(out)
     check_held_out(hold_out, report)

@@ -116,7 +116,7 @@ def train_detector(
     settings = read_config(
         DetectConfig, config,
         method=method, seed=seed, weights=weights, precision=precision, epochs=epochs, batch_size=batch_size,
-        backbone=backbone, stretch=stretch, lora=None if rank is None else {"rank": rank},
+        backbone=backbone, stretch=stretch, adapter=None if rank is None else {"rank": rank},
         detector={"oriented": False} if horizontal else None,
     )  # fmt: skip
     tiles = TileSpec(tile_size, scale=scale, gsd=gsd)

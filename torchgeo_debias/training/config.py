@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from torchgeo_debias.backbones import LoraSettings, Pool, Precision
+from torchgeo_debias.backbones import AdapterSettings, Pool, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.errors import ConfigError
@@ -29,7 +29,7 @@ class TrainConfig(Settings):
         backbone: Name in the registry.
         weights: ``auto``, ``hub``, ``wheel``, ``random`` or a path.
         pool: How tokens become one feature. Ours.
-        lora: Rank 8 as in the released code; the rest ours.
+        adapter: What is trained in place of the backbone; a LoRA of rank 8 as in the released code, the rest ours.
         debias: Stage 2; see there.
         align_loss: Stage 3: ``l2`` to the calibrated features (reconstructed Eq. 4), ``ce`` (logit-adjusted
             cross-entropy, the control without them), or both. Ours: both; ``docs/method.md`` has the measurement.
@@ -61,7 +61,7 @@ class TrainConfig(Settings):
     backbone: str = "dinov2_vits14"
     weights: str = "auto"
     pool: Pool = "cls+mean"
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     debias: DebiasSettings = field(default_factory=DebiasSettings)
     align_loss: AlignLoss = "l2+ce"
     align_weight: float = 1.0

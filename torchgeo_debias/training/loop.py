@@ -21,6 +21,7 @@ from torchgeo_debias.backbones import Backbone, pick_device, pick_dtype
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.progress import Progress, ProgressCallback
 from torchgeo_debias.training.checkpoints import KeepBest, find_checkpoint
+from torchgeo_debias.training.ranks import ShareRanks, adalora_of
 from torchgeo_debias.training.settings import Schedule
 
 _LOGGERS = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
@@ -126,6 +127,8 @@ def fit(
     # Worker processes cannot reach the caller's progress bar: with several devices it moves once a stage.
     alone = config.devices == 1
     callbacks: list[Callback] = [_Report(stage, progress)] if alone else []
+    if adalora_of(module) is not None:
+        callbacks.append(ShareRanks())
     if validation is not None:
         callbacks.append(KeepBest(module.monitor, config.patience))
     last: Path | None = None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from torchgeo_debias.backbones import Backbone, find_spec
+from torchgeo_debias.backbones import Backbone, adapter_state, find_spec
 from torchgeo_debias.data.normalise import Normalisation, Stretch
 from torchgeo_debias.package import Adapter, BackboneInfo
 from torchgeo_debias.training.settings import Settings
@@ -77,15 +77,9 @@ def package_parts(
 
 
 def adapter_of(backbone: Backbone) -> Adapter | None:
-    """The LoRA of a backbone, None where it has none."""
-    from peft import PeftModel, get_peft_model_state_dict
-
-    if not isinstance(backbone.model, PeftModel):
-        return None
-    config = backbone.model.peft_config["default"].to_dict()
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    plain["inference_mode"] = True
-    return Adapter(plain, on_cpu(get_peft_model_state_dict(backbone.model)))
+    """The adapter of a backbone, None where it has none."""
+    state = adapter_state(backbone)
+    return None if state is None else Adapter(state.config, on_cpu(state.tensors))
 
 
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

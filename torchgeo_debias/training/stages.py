@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from torchgeo_debias.backbones import Backbone, add_lora, create_backbone
+from torchgeo_debias.backbones import Backbone, add_adapter, create_backbone, find_experts
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head, logit_adjustment
@@ -58,6 +58,15 @@ class Run(Timed):
             weights=config.weights,
         )
 
+    def adapted(self) -> Backbone:
+        """A fresh pretrained backbone with a fresh adapter on it."""
+        backbone, settings = self.backbone(), self.config.adapter
+        if not settings.mixture:
+            return add_adapter(backbone, settings)
+        labels = self.chips.labels if settings.kind == "clora" else None
+        frozen = self.features(backbone, "frozen features")
+        return add_adapter(backbone, settings, find_experts(frozen, labels, settings.experts, self.config.seed))
+
     def features(self, backbone: Backbone, stage: str) -> Array:
         """Features of the training chips."""
         return cached_features(
@@ -78,8 +87,7 @@ def offset(run: Run, tau: float) -> Tensor:
 
 def adapt(run: Run, tau: float = 0.0) -> tuple[Backbone, LinearHead]:
     """Stage 1: backbone + LoRA + head under cross-entropy, adjusted by ``tau`` (0: plain)."""
-    backbone = add_lora(run.backbone(), run.config.lora)
-    return _fit(run, backbone, Objective(offset(run, tau)), "adapt", run.config)
+    return _fit(run, run.adapted(), Objective(offset(run, tau)), "adapt", run.config)
 
 
 def finetune(run: Run) -> tuple[Backbone, LinearHead]:
@@ -112,7 +120,7 @@ def align(run: Run, features: Array, targets: Array) -> tuple[Backbone, LinearHe
         ce_weight=float(config.align_loss != "l2"),
         l2_weight=config.align_weight if config.align_loss == "l2+ce" else 1.0,
     )
-    backbone, joint = _fit(run, add_lora(run.backbone(), config.lora), objective, "align", config)
+    backbone, joint = _fit(run, run.adapted(), objective, "align", config)
     if config.head == "joint":
         return backbone, joint
     if config.head == "targets":

@@ -333,7 +333,7 @@ def test_options_out_of_range_are_refused(change: dict[str, Any], part: str) -> 
         ({"epoch": 3}, "Unknown field epoch"),
         ({"epochs": "3"}, "epochs must be a whole number"),
         ({"detector": {"channel": 3}}, "Unknown field detector.channel"),
-        ({"lora": {"rank": 1.5}}, "lora.rank must be a whole number"),
+        ({"adapter": {"rank": 1.5}}, "adapter.rank must be a whole number"),
     ],
 )
 def test_json_that_is_no_configuration_is_refused(change: dict[str, Any], part: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.tiny_objects import TILES, scenes, settings
-from torchgeo_debias.backbones import LoraSettings
+from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.data.objects import ArrayPicture, ObjectTiles, TileSpec
 from torchgeo_debias.debias import Calibration, DebiasSettings, calibrate
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError
@@ -54,7 +54,7 @@ def steps(seen: Steps, stage: str) -> list[int]:
 def test_a_cancelled_run_goes_on_where_it_stopped_and_ends_equal(
     stage: str, configure: Configure, tmp_path: Path
 ) -> None:
-    config = configure(method="deblora", epochs=2, refit_share=1.0, lora=LoraSettings(rank=2, dropout=0.1))
+    config = configure(method="deblora", epochs=2, refit_share=1.0, adapter=AdapterSettings(rank=2, dropout=0.1))
     whole = train_detector(scenes(), TILES, config).package
     with pytest.raises(Cancelled):
         train_detector(scenes(), TILES, config, progress=stop_at(stage, 3), checkpoints=tmp_path)  # in the 2nd epoch
@@ -147,7 +147,7 @@ def parts(names: set[str]) -> set[str]:
 
 def test_each_stage_moves_what_it_should(configure: Configure) -> None:
     run = run_of(configure(method="deblora", epochs=1))
-    start = {name: value.clone() for name, value in run.detector(lora=True).state_dict().items()}
+    start = {name: value.clone() for name, value in run.detector(adapted=True).state_dict().items()}
     detector = adapt(run)
     biased = {name: value.clone() for name, value in detector.state_dict().items()}
     assert parts(moved(start, biased)) == {"lora", "neck", "head"}
@@ -161,7 +161,7 @@ def test_each_stage_moves_what_it_should(configure: Configure) -> None:
 @pytest.mark.parametrize("lora", [False, True])
 def test_only_pretrained_weights_take_smaller_steps(lora: bool, configure: Configure) -> None:
     run = run_of(configure(backbone_lr=0.05))
-    detector = run.detector(lora=lora)
+    detector = run.detector(adapted=lora)
     module = DetectorStage(detector, run.objects.table, run.normalisation, "focal", run.config)
     shares: dict[str, set[float]] = {
         part: set() for part in ("lora", "detector.backbone", "detector.neck", "detector.head")
@@ -183,7 +183,7 @@ def test_without_a_share_the_head_is_not_fitted_anew(configure: Configure) -> No
 @pytest.mark.parametrize("oriented", [False, True])
 def test_targets_are_those_of_the_classifiers_calibration(oriented: bool, configure: Configure) -> None:
     run = run_of(configure(oriented=oriented, epochs=1), oriented=oriented)
-    detector = run.detector(lora=True)
+    detector = run.detector(adapted=True)
     features, labels, counted = features_of(run, detector)
     assert [len(own) for own in features] == [4, 4, 4, 4]
     assert counted.all()
@@ -210,7 +210,7 @@ def test_an_object_in_several_tiles_counts_once_where_most_of_it_lies(
     objects = replace(objects, images=(first, *objects.images[1:]))
     run = run_of(configure(debias=DebiasSettings(n_clusters=4, gamma0=1.0, pull=0.5)))
     run.tiles = TrainTiles(ObjectTiles(objects, TileSpec(64, overlap=0.5)), 10)
-    detector = run.detector(lora=True)
+    detector = run.detector(adapted=True)
     features, labels, counted = features_of(run, detector)
 
     # Where each object is seen whole, or else most, worked out from the windows of the tiles.
@@ -281,6 +281,6 @@ def test_ignored_objects_have_no_feature(configure: Configure) -> None:
     ignored = np.array([False, True, False, False])
     objects = replace(run.objects, images=(replace(first, ignored=ignored), second))
     run.tiles = TrainTiles(ObjectTiles(objects, TILES), 1)
-    features, labels, _ = features_of(run, run.detector(lora=True))
+    features, labels, _ = features_of(run, run.detector(adapted=True))
     assert [len(own) for own in features] == [3, 4]
     np.testing.assert_array_equal(labels, np.concatenate([first.labels[~ignored], second.labels]))

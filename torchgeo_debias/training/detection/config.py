@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from torchgeo_debias.backbones import LoraSettings, Precision
+from torchgeo_debias.backbones import AdapterSettings, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.detection import DetectorConfig
+from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.training.settings import Settings
 
 DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
@@ -33,7 +34,8 @@ class DetectConfig(Settings):
             class loss, see :mod:`torchgeo_debias.detection`; ``deblora``: the three stages.
         backbone: Name in the registry.
         weights: ``auto``, ``hub``, ``wheel``, ``random`` or a path.
-        lora: Rank 8 as in the released code of debLoRA; the rest ours.
+        adapter: What is trained in place of the backbone; a LoRA of rank 8 as in the released code of debLoRA, the
+            rest ours. No mixture, which goes by the features of chips.
         debias: Stage 2; see there. ``pull=0`` and ``centre="global"`` are its controls.
         detector: Neck and head, and whether boxes are oriented.
         twin: What ``deblora`` keeps for comparison. ``plain``: the detector of stage 1, at no cost. ``equal``: a
@@ -69,7 +71,7 @@ class DetectConfig(Settings):
     method: DetectMethod = "deblora"
     backbone: str = "dinov2_vits14"
     weights: str = "auto"
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     debias: DebiasSettings = field(default_factory=DebiasSettings)
     detector: DetectorConfig = field(default_factory=lambda: DetectorConfig(oriented=True))
     twin: Twin = "plain"
@@ -94,6 +96,11 @@ class DetectConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.adapter.mixture:
+            raise ConfigError(
+                f"A detector takes no mixture such as {self.adapter.kind}, whose LoRAs are chosen by the features of "
+                "chips: choose another kind of adapter."
+            )
         self._check(
             positive=["backbone_lr", "repeat_threshold"],
             most={"refit_share": math.inf, "cache_mb": math.inf, "empty": 1},

@@ -75,8 +75,8 @@ class DetectorStage(Stage):
         self._seen: list[tuple[Truth, Guess]] = []
 
     def share_of_rate(self, name: str) -> float:
-        """Pretrained weights that are trained themselves, not by a LoRA, take smaller steps."""
-        pretrained = name.startswith("detector.backbone.") and ".lora_" not in name
+        """Pretrained weights that are trained themselves, not by an adapter, take smaller steps."""
+        pretrained = name.startswith("detector.backbone.") and not self.detector.backbone.adapted
         return self.config.backbone_lr if pretrained else 1.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

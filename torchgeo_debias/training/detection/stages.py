@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchgeo_debias.backbones import add_lora, create_backbone, pick_device, pick_dtype
+from torchgeo_debias.backbones import add_adapter, create_backbone, pick_device, pick_dtype
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.objects import ObjectSet, TileSpec
@@ -61,10 +61,10 @@ class DetectorRun(Timed):
         """How tiles are cut."""
         return self.tiles.tiles.spec
 
-    def detector(self, lora: bool) -> Detector:
-        """A fresh detector: pretrained backbone, neck and head drawn at random, and perhaps a LoRA.
+    def detector(self, adapted: bool) -> Detector:
+        """A fresh detector: pretrained backbone, neck and head drawn at random, and perhaps an adapter.
 
-        Equal for all methods, but for the LoRA, which is therefore drawn last.
+        Equal for all methods, but for the adapter, which is therefore drawn last.
         """
         config = self.config
         L.seed_everything(config.seed, workers=True, verbose=False)
@@ -72,8 +72,8 @@ class DetectorRun(Timed):
             config.backbone, size=self.spec.size, bands=self.objects.bands, weights=config.weights
         )
         detector = Detector(backbone, len(self.objects.table.names), config.detector)
-        if lora:
-            add_lora(backbone, config.lora)
+        if adapted:
+            add_adapter(backbone, config.adapter)
         return detector
 
     def fit(
@@ -119,7 +119,7 @@ class DetectorRun(Timed):
 
 def adapt(run: DetectorRun, loss: ClassLossName = "focal", repeats: npt.NDArray[np.float64] | None = None) -> Detector:
     """Stage 1: LoRA, neck and head."""
-    return run.fit(run.detector(lora=True), loss, "adapt", repeats=repeats)
+    return run.fit(run.detector(adapted=True), loss, "adapt", repeats=repeats)
 
 
 def adapt_repeated(run: DetectorRun) -> Detector:
@@ -130,7 +130,7 @@ def adapt_repeated(run: DetectorRun) -> Detector:
 
 def finetune(run: DetectorRun) -> Detector:
     """The yardstick that trains all weights."""
-    detector = run.detector(lora=False)
+    detector = run.detector(adapted=False)
     for module in detector.backbone.modules():
         if isinstance(module, _BatchNorm):  # batches of few tiles are too small for its statistics
             module.requires_grad_(False)
@@ -211,7 +211,7 @@ def align(run: DetectorRun, biased: Detector, aim: Aim | None, stage: str = "ali
         aim: Where the features are drawn to; None for nowhere, as the twin's.
         stage: Name shown to people, and of the checkpoint.
     """
-    detector = run.detector(lora=True)
+    detector = run.detector(adapted=True)
     detector.neck.load_state_dict(biased.neck.state_dict())
     detector.head.load_state_dict(biased.head.state_dict())
     return run.fit(detector, run.config.class_loss, stage, aim=aim)
