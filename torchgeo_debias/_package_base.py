@@ -34,6 +34,7 @@ from torchgeo_debias.backbones import check_adapter
 from torchgeo_debias.classes import GROUPS, ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.errors import ConfigError, DataError, PackageError
+from torchgeo_debias.evaluation.thresholds import Thresholds
 from torchgeo_debias.fields import read_fields
 
 VERBS = {"classification": "classify", "detection": "detect"}
@@ -90,7 +91,8 @@ class Package:
         method: Configuration of the training run as JSON.
         metrics: Scores measured so far, by the name of the data.
         provenance: Seed, versions, data and timings.
-        thresholds: Score below which a class should not be reported, by class name; may be empty.
+        thresholds: Score limits of the classes, None where none were found; see
+            :mod:`torchgeo_debias.evaluation.decisions`.
     """
 
     task: ClassVar[str]
@@ -103,7 +105,7 @@ class Package:
     method: dict[str, Any]
     metrics: dict[str, Any]
     provenance: dict[str, Any]
-    thresholds: dict[str, float]
+    thresholds: Thresholds | None
 
     @property
     def size(self) -> int:
@@ -119,7 +121,8 @@ class Package:
     def digest(self) -> str:
         """SHA-256 of all that predictions hang on: the trained parts and how images become their input.
 
-        Metrics, provenance and exports may be added without changing it.
+        Metrics, provenance, exports and thresholds may be added without changing it: the scores of the model stay what
+        they are, and an export of it is still one.
         """
         info = self._describe(digests(self._trained_files()))
         meaning = {key: info[key] for key in _MEANING if key in info}
@@ -200,7 +203,7 @@ class Package:
             "input": {"bands": list(self.bands), "dtype": self.dtype, "normalisation": self.normalisation.to_json()},
             "classes": self.table.to_json(),
             "priors": dict(zip(self.table.names, self.table.priors.tolist(), strict=True)),
-            "thresholds": self.thresholds,
+            "thresholds": {} if self.thresholds is None else self.thresholds.to_json(),
             "method": self.method,
             "metrics": self.metrics,
             "provenance": self.provenance,
@@ -224,8 +227,9 @@ def check_task(path: Path | str, info: Mapping[str, Any]) -> None:
 def _common(info: Mapping[str, Any], files: Files) -> dict[str, Any]:
     """The fields that packages of all tasks have."""
     given = info["input"]
+    table = ClassTable.from_json(info["classes"])
     return {
-        "table": ClassTable.from_json(info["classes"]),
+        "table": table,
         "bands": tuple(given["bands"]),
         "dtype": str(given["dtype"]),
         "normalisation": Normalisation.from_json(given["normalisation"]),
@@ -234,7 +238,7 @@ def _common(info: Mapping[str, Any], files: Files) -> dict[str, Any]:
         "method": dict(info["method"]),
         "metrics": dict(info["metrics"]),
         "provenance": dict(info["provenance"]),
-        "thresholds": dict(info["thresholds"]),
+        "thresholds": Thresholds.from_json(info["thresholds"], table.names),
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torchgeo_debias.cli import detection as detection  # its verbs join the app
+from torchgeo_debias.cli import calibration as calibration  # its verb joins the app, as those of the others do
+from torchgeo_debias.cli import detection as detection
 from torchgeo_debias.cli import evaluation as evaluation
 from torchgeo_debias.cli import probing as probing
 from torchgeo_debias.cli.app import main

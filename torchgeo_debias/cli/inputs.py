@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
+import numpy as np
+
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.cli.bands import band_numbers, parse_bands
 from torchgeo_debias.cli.objects import outline
 from torchgeo_debias.data.chips import Chips, ChipSpec
@@ -214,16 +217,70 @@ def evaluation_chips(
         crop=known.get("crop"),
         progress=progress,
     )
+    _check_input(chips, package, f"The images in {data}")
+    return chips
+
+
+def labelled_chips(
+    package: ModelPackage,
+    *,
+    data: Path | None,
+    rasters: Sequence[Path] | None,
+    labels: Path | None,
+    class_field: str | None,
+    split: str,
+    bands: str | None,
+    nodata: float | None,
+    area: str | None,
+    background: int,
+    seed: int,
+    progress: ProgressCallback,
+) -> Chips:
+    """Chips of a scene folder, or of rasters with a layer, cut as those of a model were and with its classes.
+
+    Raises:
+        ConfigError: If options are missing or do not go together, or the pixels are others than the model takes.
+        DataError: If the layer has classes that the model does not know.
+    """
+    if (data is None) == (not rasters):
+        raise ConfigError("Give either --data DIR, or --raster FILE with --labels LAYER and --class-field FIELD.")
+    if data is not None:
+        idle = {"--labels": labels, "--class-field": class_field, "--area": area, "--nodata": nodata}
+        odd = [flag for flag, value in {**idle, "--background": background or None}.items() if value is not None]
+        if odd:
+            raise ConfigError(f"{odd[0]} has no meaning with --data: leave it out.")
+        return evaluation_chips(package, data, split, bands, progress)
+    if labels is None or class_field is None:
+        raise ConfigError("--raster needs --labels LAYER and --class-field FIELD beside it.")
+    paths = list(rasters or ())
+    chips = chips_from_layer(
+        paths, labels, class_field, package.spec, bands=parse_bands(bands), nodata=nodata, background=background,
+        seed=seed, area=outline(area, paths), progress=progress,
+    )  # fmt: skip
+    _check_input(chips, package, "The rasters")
+    known = package.table.names
+    foreign = [name for name in chips.table.names if name not in known]
+    if foreign:
+        raise DataError(
+            f"The model does not know the class {foreign[0]!r} of {labels}, only {', '.join(known)}; name another "
+            "field or another layer."
+        )
+    ids = np.array([known.index(name) for name in chips.table.names])[chips.labels]
+    none = None if package.table.background is None else known[package.table.background]
+    return replace(chips, labels=ids, table=ClassTable.from_labels(ids, known, none))
+
+
+def _check_input(chips: Chips, package: ModelPackage, what: str) -> None:
+    """Refuse chips of other pixels than the model takes."""
     if len(chips.bands) != len(package.bands) or (
         chips.bands != package.bands and set(chips.bands) == set(package.bands)
     ):
         raise ConfigError(
-            f"The images in {data} give the bands {', '.join(chips.bands)} but the model takes "
+            f"{what} give the bands {', '.join(chips.bands)} but the model takes "
             f"{', '.join(package.bands)}; choose them in this order with --bands."
         )
     if chips.images.dtype != package.dtype:
         raise ConfigError(
-            f"The images in {data} hold {chips.images.dtype} values but the model was trained on {package.dtype}; "
+            f"{what} hold {chips.images.dtype} values but the model was trained on {package.dtype}; "
             "give images of the same type and scaling."
         )
-    return chips

@@ -49,6 +49,9 @@ Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 TorchPrecision = Annotated[str, typer.Option("--precision", help=TORCH_PRECISION_HELP)]
 Precision = Annotated[str, typer.Option(help="auto, 32, bf16, 16 or, with another --backend than torch, int8.")]
 Backend = Annotated[str, typer.Option(help="torch, or what 'export' prepared: onnx or openvino.")]
+Limits = Annotated[
+    bool, typer.Option("--thresholds/--no-thresholds", help="Obey the score limits that 'calibrate' found, if any.")
+]
 BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
 Report = Annotated[Path | None, typer.Option(help="Write an HTML report here as well (.html).")]
 

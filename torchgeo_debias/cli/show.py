@@ -19,7 +19,7 @@ from torchgeo_debias.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
     from torchgeo_debias.classes import ClassTable
-    from torchgeo_debias.evaluation import Scores
+    from torchgeo_debias.evaluation import FoundScores, Scores, Thresholds
     from torchgeo_debias.evaluation.detection import DetectionScores
     from torchgeo_debias.inference.held_out import HeldOutScores
     from torchgeo_debias.inference.results import ClassifySummary
@@ -196,6 +196,12 @@ def _hundredths(value: float) -> str:
     return f"{'-' if math.isnan(value) else f'{100 * value:.1f}':>8}"
 
 
+def found(scores: FoundScores) -> None:
+    """Precision and recall of what the thresholds of a detector leave."""
+    recall, precision = (scores.means[measure]["macro"] for measure in ("recall", "precision"))
+    line(f"With the thresholds of the model: recall{_hundredths(recall)}, precision{_hundredths(precision)}")
+
+
 def package(model: ModelPackage | DetectorPackage) -> None:
     """A model package for people."""
     facts = {
@@ -205,6 +211,7 @@ def package(model: ModelPackage | DetectorPackage) -> None:
         "bands": f"{', '.join(model.bands)} ({model.dtype})",
         **(_of_classifier(model) if model.task == "classification" else _of_detector(model)),
         "compared with": _twin(model) if model.raw is not None else "nothing",
+        "thresholds": _limits(model.thresholds),
         "seed": model.provenance.get("seed"),
     }
     for name, value in facts.items():
@@ -215,6 +222,14 @@ def package(model: ModelPackage | DetectorPackage) -> None:
 
 def _twin(model: ModelPackage | DetectorPackage) -> str:
     return "plain LoRA" if model.twin_name == "LoRA" else "control of as many steps"
+
+
+def _limits(thresholds: Thresholds | None) -> str:
+    if thresholds is None:
+        return "none"
+    sure = f"{thresholds.guaranteed.sum()} of {len(thresholds.names)} classes"
+    rest = "" if thresholds.abstain == "never" else f"; chips like no class: {thresholds.abstain}"
+    return f"recall {thresholds.recall:g} for {sure}, temperature {thresholds.temperature:.3g}{rest}"
 
 
 def _of_classifier(model: Any) -> dict[str, str]:  # noqa: ANN401 (its module imports torch)

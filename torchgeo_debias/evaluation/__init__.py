@@ -9,6 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchgeo_debias.evaluation.decisions import (
+        DecisionScores,
+        decision_scores,
+        fit_detection_thresholds,
+        fit_thresholds,
+    )
     from torchgeo_debias.evaluation.detection import DetectionScores, Guess, Truth, average_precision
     from torchgeo_debias.evaluation.detection_figures import ap_class_bars, ap_group_bars, precision_recall
     from torchgeo_debias.evaluation.detection_report import detector_report
@@ -17,8 +23,13 @@ if TYPE_CHECKING:
     from torchgeo_debias.evaluation.found import FoundScores, found_scores
     from torchgeo_debias.evaluation.metrics import Interval, Scores, compare, confusion, score, summarise
     from torchgeo_debias.evaluation.report import Card, Section, comparison_report, training_report, write_report
+    from torchgeo_debias.evaluation.thresholds import Thresholds
 
 _MODULES = {
+    "DecisionScores": "decisions",
+    "decision_scores": "decisions",
+    "fit_detection_thresholds": "decisions",
+    "fit_thresholds": "decisions",
     "DetectionScores": "detection",
     "Guess": "detection",
     "Truth": "detection",
@@ -47,17 +58,20 @@ _MODULES = {
     "comparison_report": "report",
     "training_report": "report",
     "write_report": "report",
+    "Thresholds": "thresholds",
 }
 
 __all__ = [
     "Card",
     "ClassDistances",
+    "DecisionScores",
     "DetectionScores",
     "FoundScores",
     "Guess",
     "Interval",
     "Scores",
     "Section",
+    "Thresholds",
     "Truth",
     "ap_class_bars",
     "ap_group_bars",
@@ -68,8 +82,11 @@ __all__ = [
     "comparison_report",
     "confusion",
     "confusion_matrix",
+    "decision_scores",
     "detector_report",
     "feature_plot",
+    "fit_detection_thresholds",
+    "fit_thresholds",
     "found_scores",
     "group_bars",
     "map_picture",

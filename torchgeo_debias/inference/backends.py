@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.errors import ConfigError, PackageError
-from torchgeo_debias.inference.classifier import PackageFace, PackagePredictor
+from torchgeo_debias.inference.classifier import PackageFace, PackagePredictor, decided
 from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
 from torchgeo_debias.package import ONNX, ONNX_INT8, ModelPackage
 
@@ -147,15 +147,17 @@ class ExportPredictor(PackageFace):
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, path: Path | str, backend: Backend, *, precision: Precision = "auto") -> ExportPredictor:
-        """Read a package; see :meth:`ModelPackage.load` and the constructor."""
-        predictor = cls(ModelPackage.load(path), backend, precision=precision)
+    def load(
+        cls, path: Path | str, backend: Backend, *, precision: Precision = "auto", thresholds: bool = True
+    ) -> ExportPredictor:
+        """Read a package; see :meth:`ModelPackage.load`, ``decided`` and the constructor."""
+        predictor = cls(decided(ModelPackage.load(path), thresholds), backend, precision=precision)
         predictor.origin = Path(path).resolve()
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes load the package anew, with the precision that was found here."""
-        return _reload, (self._home(), self.backend, self.precision)
+        return _reload, (self._home(), self.backend, self.precision, self.thresholds is not None)
 
     def use_threads(self, n: int) -> None:
         """Compute each call of :meth:`predict` on ``n`` cores; another number makes the engine anew."""
@@ -166,7 +168,7 @@ class ExportPredictor(PackageFace):
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Prediction:
         """Class probabilities of one batch of chips (N, C, S, S), and those of the biased twin where there is one."""
         found = self._ready().run(np.ascontiguousarray(images, dtype=np.float32), np.ascontiguousarray(valid))
-        return Prediction(*found)
+        return self._answer(found)
 
     def _ready(self) -> Engine:
         with self._lock:
@@ -180,7 +182,12 @@ class ExportPredictor(PackageFace):
 
 
 def load_predictor(
-    path: Path | str, *, weights: str = "auto", precision: Precision = "auto", backend: Backend = "torch"
+    path: Path | str,
+    *,
+    weights: str = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "torch",
+    thresholds: bool = True,
 ) -> ChipPredictor:
     """Read a model package and make it ready to predict.
 
@@ -190,6 +197,7 @@ def load_predictor(
         precision: ``torch``: ``32``, ``bf16`` or ``16``; ``onnx``: ``32`` or ``int8``; ``openvino``: ``32`` or
             ``bf16``. ``auto``: bf16 where processor and backend have it, else 32.
         backend: What computes.
+        thresholds: Whether the package's thresholds decide on classes and its temperature on scores, where it has any.
 
     Raises:
         ConfigError: If there is no such backend, it lacks the precision or is not installed.
@@ -199,10 +207,10 @@ def load_predictor(
     if backend not in get_args(Backend):
         raise ConfigError(f"Unknown backend {backend!r}: choose one of {', '.join(get_args(Backend))}.")
     if backend != "torch":
-        return ExportPredictor.load(path, backend, precision=precision)
+        return ExportPredictor.load(path, backend, precision=precision, thresholds=thresholds)
     if precision == "int8" or precision not in get_args(Precision):
         _check_precision(backend, precision, _TORCH)
-    return PackagePredictor.load(path, weights=weights, precision=cast(Any, precision))
+    return PackagePredictor.load(path, weights=weights, precision=cast(Any, precision), thresholds=thresholds)
 
 
 def check_installed(*libraries: str) -> None:
@@ -236,5 +244,5 @@ def _check_precision(backend: str, precision: str, known: tuple[str, ...]) -> No
         )
 
 
-def _reload(path: Path, backend: Backend, precision: Precision) -> ExportPredictor:
-    return ExportPredictor.load(path, backend, precision=precision)
+def _reload(path: Path, backend: Backend, precision: Precision, thresholds: bool) -> ExportPredictor:
+    return ExportPredictor.load(path, backend, precision=precision, thresholds=thresholds)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from torchgeo_debias.evaluation.thresholds import NOTHING, Thresholds
 from torchgeo_debias.inference.results import best
 from torchgeo_debias.tiling.area import Wanted
 from torchgeo_debias.tiling.blend import ROUNDING
@@ -28,6 +29,7 @@ class CellOptions(NamedTuple):
         nodata: Painted where there is no class.
         painted: Whether ids and scores of pixels are wanted.
         recorded: Whether records of cells are wanted.
+        thresholds: Decide which class the probabilities of a cell stand for, None for the highest.
     """
 
     classes: int
@@ -38,6 +40,7 @@ class CellOptions(NamedTuple):
     nodata: int
     painted: bool
     recorded: bool
+    thresholds: Thresholds | None = None
 
 
 class CellMerger:
@@ -99,15 +102,15 @@ class CellMerger:
         options = self._options
         edges = np.append(np.arange(self._plan.columns.cells) * self._plan.columns.step, self._plan.columns.length)
         means = self._means(row, self._wanted.cells(row) & np.logical_or.reduceat(valid.any(axis=0), edges[:-1]))
-        ids, scores = best(means[:, : options.classes])
-        ids[scores < options.min_score - ROUNDING] = -1
+        ids, scores = best(means[:, : options.classes], options.thresholds)
+        ids[scores < options.min_score - ROUNDING] = NOTHING
         part: Part = {"counts": np.bincount(ids[ids >= 0], minlength=options.classes)[None]}
         top, height = self._plan.rows.cell(row)
         if options.painted:
             mask = self._wanted.area.mask(top, height, self._plan.columns.length)
             part |= self._paint(ids, scores, np.diff(edges), valid if mask is None else valid & mask)
         if options.recorded:
-            take = np.flatnonzero((ids >= 0) & (ids != options.hidden))
+            take = np.flatnonzero((ids != NOTHING) & (ids != options.hidden))
             rows = np.broadcast_to(np.array([[top, top + height]]), (len(take), 2))
             part["cells"] = np.column_stack([edges[take], rows[:, 0], edges[take + 1], rows[:, 1]])
             part |= {"classes": ids[take], "scores": scores[take]}

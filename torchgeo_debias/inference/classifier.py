@@ -5,24 +5,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from torchgeo_debias.backbones import Backbone, Precision, attach_adapter, create_backbone, merge_adapter
+from torchgeo_debias.backbones import Backbone, Precision, create_backbone
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.errors import ConfigError, PackageError
+from torchgeo_debias.evaluation.thresholds import Thresholds, tempered
 from torchgeo_debias.inference.computing import Computing
 from torchgeo_debias.inference.predictor import Prediction
 from torchgeo_debias.package import Adapter, ModelPackage, Package
 
 _BATCH = 64
+
+AnyPackage = TypeVar("AnyPackage", bound=Package)
 
 
 class Face:
@@ -60,16 +65,22 @@ class Face:
         """Pixel type of the training data."""
         return self.package.dtype
 
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Score limits of the classes, None where the highest score decides."""
+        return self.package.thresholds
+
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that predictions hang on: the trained model, the backend, the precision, the kind of device.
+        """SHA-256 of all that predictions hang on: model, thresholds, backend, precision, kind of device.
 
         The same in every process and on every machine; scores and exports that are added to a package do not count.
         """
         return hashlib.sha256(json.dumps(self._marks()).encode()).hexdigest()
 
     def _marks(self) -> list[str]:
-        return [self.package.digest, self.backend, self.precision, self.place]
+        limits = [] if self.thresholds is None else [json.dumps(self.thresholds.meaning(), sort_keys=True)]
+        return [self.package.digest, self.backend, self.precision, self.place, *limits]
 
     def _home(self) -> Path:
         """Where another process finds the package."""
@@ -95,6 +106,11 @@ class PackageFace(Face):
     def twin(self) -> bool:
         """Whether predictions come with those of a biased twin."""
         return self.package.raw is not None
+
+    def _answer(self, found: Sequence[npt.NDArray[np.float32]]) -> Prediction:
+        """Probabilities of the model, after its temperature, and as they are those of its twin."""
+        temperature = 1.0 if self.thresholds is None else self.thresholds.temperature
+        return Prediction(tempered(found[0], temperature), *found[1:])
 
 
 class PackagePredictor(PackageFace):
@@ -127,15 +143,18 @@ class PackagePredictor(PackageFace):
                 cast(Any, backbone.model).to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto") -> Self:
-        """Read a package and make it ready; see :meth:`ModelPackage.load` and the constructor."""
-        predictor = cls(ModelPackage.load(path), weights=weights, precision=precision)
+    def load(
+        cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto", thresholds: bool = True
+    ) -> Self:
+        """Read a package and make it ready; see :meth:`ModelPackage.load`, ``decided`` and the constructor."""
+        predictor = cls(decided(ModelPackage.load(path), thresholds), weights=weights, precision=precision)
         predictor.origin = Path(path).resolve()
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes load the package anew, with the precision that was found here."""
-        return _reload, (type(self), self._home(), whole_path(self._weights), self.precision)
+        limited = self.thresholds is not None
+        return _reload, (type(self), self._home(), whole_path(self._weights), self.precision, limited)
 
     def use_threads(self, n: int) -> None:
         """Compute each call of :meth:`predict` on ``n`` cores (CPU only), in whatever thread it is made."""
@@ -148,7 +167,7 @@ class PackagePredictor(PackageFace):
         for backbone, part in zip(self._backbones, parts, strict=True):
             logits = torch.from_numpy(part.head.logits(self._features(images, valid, backbone)))
             found.append(cast(npt.NDArray[np.float32], logits.softmax(dim=1).numpy()))
-        return Prediction(*found)
+        return self._answer(found)
 
     def features(
         self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_], raw: bool = False
@@ -166,6 +185,11 @@ class PackagePredictor(PackageFace):
                 self._computing.normalised(images, valid, self.package.normalisation, backbone.spec.family == "cnn")
             )
         return cast(npt.NDArray[np.float32], features.float().cpu().numpy())
+
+
+def decided(package: AnyPackage, thresholds: bool) -> AnyPackage:
+    """A package whose thresholds and temperature are left out unless they are wanted."""
+    return package if thresholds or package.thresholds is None else replace(package, thresholds=None)
 
 
 def whole_path(weights: str) -> str:
@@ -219,18 +243,33 @@ def _twin(backbone: Backbone) -> Backbone:
 
 
 def merge(backbone: Backbone, adapter: Adapter | None) -> Backbone:
-    """A backbone with an adapter on it, in place; merged into its weights where its kind can be.
+    """A backbone with a LoRA merged into its weights, in place.
 
     Raises:
-        PackageError: If the adapter does not fit.
+        PackageError: If the LoRA does not fit.
     """
     if adapter is None:
         return backbone
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
     try:
-        attach_adapter(backbone, adapter.config, adapter.tensors)
-    except ConfigError as error:
-        raise PackageError(str(error)) from error
-    return merge_adapter(backbone)
+        config = LoraConfig(**{key: value for key, value in adapter.config.items() if key in _LORA_FIELDS})
+        model = get_peft_model(backbone.model, config)
+    except (TypeError, ValueError) as error:  # peft found none of the named modules, or no sense in the settings
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise PackageError(
+            f"The adapter does not fit the backbone {backbone.spec.name} ({reason}); train the model again."
+        ) from error
+    wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(model).items()}
+    if wanted != {key: tuple(t.shape) for key, t in adapter.tensors.items()}:
+        raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}; train the model again.")
+    set_peft_model_state_dict(model, adapter.tensors)
+    # The safe way puts sums in new memory, so that twins do not see each other's.
+    backbone.model = cast(Any, model).merge_and_unload(safe_merge=True)
+    return backbone
+
+
+_LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
 
 
 def _reload(

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from torchgeo_debias.backbones import Precision
 from torchgeo_debias.boxes.suppress import suppress
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.objects import ObjectSet, Picture
 from torchgeo_debias.data.windows import cut_square
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.evaluation.detection import DetectionScores, Form, Guess, Truth, average_precision
 from torchgeo_debias.evaluation.detection_report import detector_report
+from torchgeo_debias.evaluation.found import FoundScores, found_scores
+from torchgeo_debias.evaluation.thresholds import Thresholds
 from torchgeo_debias.inference.box_rows import BoxMerger
 from torchgeo_debias.inference.detections import DetectOptions, FindObjects
 from torchgeo_debias.inference.detector import MIN_SCORE, DetectorPredictor
+from torchgeo_debias.inference.predictor import thresholds_of
 from torchgeo_debias.package import DetectorPackage
 from torchgeo_debias.progress import ProgressCallback, silent, track
 from torchgeo_debias.tiling.area import Area, Wanted
@@ -54,7 +61,7 @@ def find_objects(
         Of each image its boxes in its pixel frame, with scores from :data:`MIN_SCORE` on.
     """
     pictures = [image.picture for image in objects.images]
-    task = FindObjects(predictor, MIN_SCORE, predictor.table.background)
+    task = FindObjects(predictor, (MIN_SCORE,) * len(predictor.table.names), predictor.table.background)
     plans = [
         TilePlan.of(picture.width, picture.height, predictor.spec.side(picture.gsd), overlap) for picture in pictures
     ]
@@ -98,7 +105,7 @@ def evaluate_objects(
         DataError: If the images have other classes, bands or pixels than the model, or horizontal boxes are to score an
             oriented detector.
     """
-    objects = _fitting(objects, predictor)
+    objects = fitting(objects, predictor)
     guesses = find_objects(
         predictor,
         objects,
@@ -107,11 +114,20 @@ def evaluate_objects(
         batch_size=batch_size,
         progress=progress,
     )
-    truths = [Truth(image.boxes, image.labels, image.ignored) for image in objects.images]
-    return average_precision(truths, guesses, predictor.table, form=form)
+    return average_precision(truths_of(objects), guesses, predictor.table, form=form)
 
 
-def _fitting(objects: ObjectSet, predictor: DetectorPredictor) -> ObjectSet:
+def truths_of(objects: ObjectSet) -> list[Truth]:
+    """What is in each of the images."""
+    return [Truth(image.boxes, image.labels, image.ignored) for image in objects.images]
+
+
+def fitting(objects: ObjectSet, predictor: DetectorPredictor) -> ObjectSet:
+    """Images with boxes of the form that a detector finds.
+
+    Raises:
+        DataError: If they do not fit it, see :func:`evaluate_objects`.
+    """
     if objects.table.names != predictor.table.names:
         raise DataError(
             f"The images' classes ({', '.join(objects.table.names)}) are not those of the model in its order "
@@ -151,14 +167,17 @@ class DetectorEvaluation(NamedTuple):
     Attributes:
         scores: Of the detector.
         raw: Of the twin kept for comparison, None where there is none.
+        found: What of the objects ``detect`` finds with the thresholds of the detector, None where it has none.
     """
 
     scores: DetectionScores
     raw: DetectionScores | None
+    found: FoundScores | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"scores": self.scores.to_json(), "raw": None if self.raw is None else self.raw.to_json()}
+        raw, found = (None if part is None else part.to_json() for part in (self.raw, self.found))
+        return {"scores": self.scores.to_json(), "raw": raw, "found": found}
 
 
 def evaluate_package(
@@ -171,12 +190,38 @@ def evaluate_package(
     progress: ProgressCallback = silent,
 ) -> DetectorEvaluation:
     """Score a package's detector and, where it keeps one, its biased twin; see :func:`evaluate_objects`."""
+    scores, found = _scored(DetectorPredictor(package, weights=weights, precision=precision), objects, form, progress)
+    if package.raw is None:
+        return DetectorEvaluation(scores, None, found)
+    twin = DetectorPredictor(package, weights=weights, precision=precision, raw=True)
+    return DetectorEvaluation(scores, _scored(twin, objects, form, progress)[0], found)
 
-    def scored(raw: bool) -> DetectionScores:
-        predictor = DetectorPredictor(package, weights=weights, precision=precision, raw=raw)
-        return evaluate_objects(predictor, objects, form=form, progress=progress)
 
-    return DetectorEvaluation(scored(False), scored(True) if package.raw is not None else None)
+def _scored(
+    predictor: DetectorPredictor, objects: ObjectSet, form: Form, progress: ProgressCallback
+) -> tuple[DetectionScores, FoundScores | None]:
+    objects = fitting(objects, predictor)
+    truths, guesses = truths_of(objects), find_objects(predictor, objects, progress=progress)
+    scores = average_precision(truths, guesses, predictor.table, form=form)
+    thresholds = thresholds_of(predictor)
+    if thresholds is None:
+        return scores, None
+    return scores, found_by(thresholds, truths, guesses, predictor.table)
+
+
+def found_by(
+    thresholds: Thresholds, truths: Sequence[Truth], guesses: Sequence[Guess], table: ClassTable
+) -> FoundScores:
+    """What of the objects ``detect`` finds with thresholds."""
+    limits = thresholds.limits(DetectOptions.min_score)
+    found = found_scores(truths, [_from(guess, limits) for guess in guesses], table)
+    kept = f"Boxes below the threshold of their class ({DetectOptions.min_score:g} without one) are no guesses here."
+    return replace(found, definition=f"{found.definition} {kept}")
+
+
+def _from(guess: Guess, limits: npt.NDArray[np.float64]) -> Guess:
+    sure = np.asarray(guess.scores) >= limits[np.asarray(guess.classes)]
+    return Guess(*(np.asarray(values)[sure] for values in guess))
 
 
 def write_evaluation(

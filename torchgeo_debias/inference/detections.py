@@ -23,7 +23,7 @@ from torchgeo_debias.inference.mapping import (
     Outputs,
     Resources,
 )
-from torchgeo_debias.inference.predictor import BoxPredictor, Found
+from torchgeo_debias.inference.predictor import BoxPredictor, Found, thresholds_of
 from torchgeo_debias.inference.results import ClassifySummary, check_source
 from torchgeo_debias.inference.runs import Rasters, run_many, run_one
 from torchgeo_debias.inference.whole_tiles import WholeTiles
@@ -45,7 +45,8 @@ class DetectOptions(MapOptions):
     Attributes:
         overlap: As in :class:`~torchgeo_debias.inference.mapping.MapOptions`; objects shorter than this share of a tile
             are found whole.
-        min_score: Objects below are left out, 0..1; evaluation takes all that a model tells of.
+        min_score: Objects below are left out, 0..1, but for classes with a threshold in the model that keeps a recall,
+            which have that one; evaluation takes all that a model tells of.
         suppression: Intersection over union above which the weaker of two boxes of one class is left out, 0..1.
         agnostic: Whether boxes of different classes are taken for one object too.
     """
@@ -72,12 +73,12 @@ class FindObjects(WholeTiles):
 
     Attributes:
         predictor: The model.
-        min_score: Objects below are left out.
+        min_scores: Of each class; objects below are left out.
         hidden: Class whose objects are left out, None for none.
     """
 
     predictor: BoxPredictor
-    min_score: float
+    min_scores: tuple[float, ...]
     hidden: int | None
 
     def predict(self, images: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Answer:
@@ -92,7 +93,8 @@ class FindObjects(WholeTiles):
     def _worth(self, found: Found, valid: npt.NDArray[np.bool_]) -> Found:
         """What is strong enough, of a class that is wanted, and has its centre on a pixel with data."""
         boxes = checked(found.boxes)
-        worth = (found.scores >= self.min_score) & (found.classes != (-1 if self.hidden is None else self.hidden))
+        worth = found.scores >= np.array(self.min_scores)[found.classes]
+        worth &= found.classes != (-1 if self.hidden is None else self.hidden)
         column, row = np.floor(centres(boxes)).astype(np.int64).T
         inside = (column >= 0) & (column < self.size) & (row >= 0) & (row < self.size)
         worth &= inside & valid[np.where(inside, row, 0), np.where(inside, column, 0)]
@@ -205,18 +207,22 @@ def _job(source: Source, predictor: BoxPredictor, outputs: Outputs, options: Det
         raise ConfigError("A detector makes a layer of 'boxes' or 'points' and no maps: ask for that alone.")
     square, side, notes = _fitted(source, predictor)
     wanted, table = options.wanted(square, side), predictor.table
+    thresholds = thresholds_of(predictor)
+    limits = (options.min_score,) * len(table.names)
+    if thresholds is not None:
+        limits = tuple(thresholds.limits(options.min_score).tolist())
     features = BoxFeatures(
         table,
         square.grid,
         wanted.area,
         overlap=wanted.plan.columns.overlap,
         scale=side / predictor.size,
-        min_score=options.min_score,
+        min_score=min(limits),
         threshold=options.suppression,
         agnostic=options.agnostic,
         points=outputs.shape == "points",
     )
-    task = FindObjects(predictor, options.min_score, options.hidden(table))
+    task = FindObjects(predictor, limits, options.hidden(table))
     return MapJob(square, wanted, task, table, outputs, features=features, notes=notes)
 
 

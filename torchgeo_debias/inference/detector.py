@@ -13,7 +13,8 @@ from torchgeo_debias.backbones import Backbone, Precision
 from torchgeo_debias.data.objects import TileSpec
 from torchgeo_debias.detection import Detector
 from torchgeo_debias.errors import ConfigError, PackageError
-from torchgeo_debias.inference.classifier import Face, merge, pretrained, whole_path
+from torchgeo_debias.evaluation.thresholds import Thresholds
+from torchgeo_debias.inference.classifier import Face, decided, merge, pretrained, whole_path
 from torchgeo_debias.inference.computing import Computing
 from torchgeo_debias.inference.predictor import Found
 from torchgeo_debias.package import DetectorPackage, DetectorParts
@@ -58,15 +59,30 @@ class DetectorPredictor(Face):
         cast(Any, self._detector).to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto", raw: bool = False) -> Self:
-        """Read a package and make it ready; see :meth:`DetectorPackage.load` and the constructor."""
-        predictor = cls(DetectorPackage.load(path), weights=weights, precision=precision, raw=raw)
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        weights: str = "auto",
+        precision: Precision = "auto",
+        raw: bool = False,
+        thresholds: bool = True,
+    ) -> Self:
+        """Read a package and make it ready; see :meth:`DetectorPackage.load`, ``decided`` and the constructor."""
+        package = decided(DetectorPackage.load(path), thresholds)
+        predictor = cls(package, weights=weights, precision=precision, raw=raw)
         predictor.origin = Path(path).resolve()
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes load the package anew, with the precision that was found here."""
-        return _reload, (type(self), self._home(), whole_path(self._weights), self.precision, self._raw)
+        limited = self.thresholds is not None
+        return _reload, (type(self), self._home(), whole_path(self._weights), self.precision, self._raw, limited)
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Score limits of the classes; the biased twin has none."""
+        return None if self._raw else self.package.thresholds
 
     @property
     def spec(self) -> TileSpec:
@@ -154,6 +170,6 @@ def _check_form(package: DetectorPackage, part: DetectorParts, backbone: Backbon
 
 
 def _reload(
-    kind: type[DetectorPredictor], path: Path, weights: str, precision: Precision, raw: bool
+    kind: type[DetectorPredictor], path: Path, weights: str, precision: Precision, raw: bool, thresholds: bool
 ) -> DetectorPredictor:
-    return kind.load(path, weights=weights, precision=precision, raw=raw)
+    return kind.load(path, weights=weights, precision=precision, raw=raw, thresholds=thresholds)

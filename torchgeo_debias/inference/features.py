@@ -13,7 +13,7 @@ import shapely
 
 from torchgeo_debias.data.layers import cut_chips, read_layer
 from torchgeo_debias.errors import ConfigError, LabelError
-from torchgeo_debias.inference.predictor import ChipPredictor, Prediction
+from torchgeo_debias.inference.predictor import ChipPredictor, Prediction, thresholds_of
 from torchgeo_debias.inference.results import (
     FIELDS,
     RAW_FIELDS,
@@ -82,25 +82,24 @@ def classify_features(
             extents.append(f"{source.path} {extent(source.bounds, source.crs)}")
     frame = free_names(read_layer(layer).reset_index(drop=True), [*FIELDS, *RAW_FIELDS])
 
+    thresholds = thresholds_of(predictor)
     prediction = _predict(sources, frame.geometry, predictor, batch_size, progress)
-    ids, _ = best(prediction.probabilities)
-    if (ids < 0).all():
+    if np.isnan(prediction.probabilities[:, 0]).all():
         raise LabelError(
             f"No feature of {layer} lies where a raster has data: the layer spans "
             f"{extent(frame.total_bounds, frame.crs)}, {extents[0]}; check the CRS of both and the nodata value."
         )
     write_layer(
         out,
-        [frame.join(prediction_columns(predictor.table, prediction))],
+        [frame.join(prediction_columns(predictor.table, prediction, thresholds))],
         crs=frame.crs,
         fields=FIELDS,
         geometry_type=_geometry_type(frame.geometry),
         table=predictor.table,
     )
-    counts = count_classes(predictor.table, ids).tolist()
-    return ClassifySummary(
-        dict(zip(predictor.table.names, counts, strict=True)), len(frame), int((ids < 0).sum()), (Path(out),)
-    )
+    counts = count_classes(predictor.table, best(prediction.probabilities, thresholds)[0]).tolist()
+    unseen = int(np.isnan(prediction.probabilities[:, 0]).sum())
+    return ClassifySummary(dict(zip(predictor.table.names, counts, strict=True)), len(frame), unseen, (Path(out),))
 
 
 def _predict(

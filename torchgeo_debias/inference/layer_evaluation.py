@@ -180,13 +180,16 @@ def _of_features(
         usable &= answers.scores >= min_score
     taken = pairs.best(answers.scores, usable, len(labels))
     none = len(table.names)
-    # What is missed is a class of its own that is never true: it costs recall and stays outside the means.
-    wider = ClassTable((*table.names, NO_PREDICTION), (*table.counts, 0), (*table.groups, "background"))
     answered = np.append(answers.ids, none)[taken]
-    scores = score(labels, None, wider, answered)
+    scores = score(labels, None, with_no_prediction(table), answered)
     absent = [name for name in scores.absent if name != NO_PREDICTION]
     scores = replace(scores, absent=absent, definition=f"{MATCHING} {scores.definition}")
     return scores, int((answered == none).sum())
+
+
+def with_no_prediction(table: ClassTable) -> ClassTable:
+    """The classes and, for what has no answer, one that is never true: it costs recall and stays outside the means."""
+    return ClassTable((*table.names, NO_PREDICTION), (*table.counts, 0), (*table.groups, "background"))
 
 
 def _objects(

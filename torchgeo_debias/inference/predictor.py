@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import ChipSpec
+from torchgeo_debias.evaluation.thresholds import Thresholds
 
 
 class Prediction(NamedTuple):
@@ -154,3 +155,9 @@ class BoxPredictor(RasterPredictor, Protocol):
 
 TilePredictor: TypeAlias = ChipPredictor | PixelPredictor | BoxPredictor
 """Whatever can be run over the tiles of a raster."""
+
+
+def thresholds_of(predictor: RasterPredictor) -> Thresholds | None:
+    """Score limits of the classes, as the attribute ``thresholds`` of a model of a package; other models need none."""
+    found: Thresholds | None = getattr(predictor, "thresholds", None)
+    return found

@@ -14,7 +14,7 @@ from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.errors import ConfigError, RasterError
 from torchgeo_debias.inference.cells import CellMerger, CellOptions
 from torchgeo_debias.inference.mapping import CLASSIFY_SHAPES, MapJob, MapOptions, OutputFormats, Outputs, Resources
-from torchgeo_debias.inference.predictor import ChipPredictor
+from torchgeo_debias.inference.predictor import ChipPredictor, thresholds_of
 from torchgeo_debias.inference.results import ClassifySummary, check_source
 from torchgeo_debias.inference.runs import Rasters, run_many, run_one
 from torchgeo_debias.inference.whole_tiles import cut_tile
@@ -168,6 +168,7 @@ def _job(source: Source, predictor: ChipPredictor, outputs: Outputs, options: Ma
         nodata=nodata,
         painted=outputs.painted,
         recorded=outputs.layer is not None and outputs.shape != "regions",
+        thresholds=thresholds_of(predictor),
     )
     return MapJob(
         source,

@@ -13,6 +13,7 @@ import pandas as pd
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError, OutputError, RasterError
+from torchgeo_debias.evaluation.thresholds import NOTHING, UNKNOWN_NAME, Thresholds
 from torchgeo_debias.inference.predictor import Prediction, RasterPredictor
 from torchgeo_debias.tiling.source import Source
 
@@ -96,15 +97,16 @@ def check_overwrite(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
             raise OutputError(f"Writing {path} would destroy the input of that name; choose another name.")
 
 
-def prediction_columns(table: ClassTable, prediction: Prediction) -> pd.DataFrame:
+def prediction_columns(table: ClassTable, prediction: Prediction, thresholds: Thresholds | None = None) -> pd.DataFrame:
     """The attributes :data:`FIELDS`, and :data:`RAW_FIELDS` where there is a twin, of N features.
 
     Args:
         table: The classes.
         prediction: (N, C) each; a row of NaN means "not classified" and becomes nulls.
+        thresholds: Of the model; the twin has none.
     """
     raw = None if prediction.raw is None else best(prediction.raw)
-    return class_columns(table, *best(prediction.probabilities), raw)
+    return class_columns(table, *best(prediction.probabilities, thresholds), raw)
 
 
 def class_columns(
@@ -113,23 +115,33 @@ def class_columns(
     scores: npt.NDArray[np.floating[Any]],
     raw: tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]] | None = None,
 ) -> pd.DataFrame:
-    """The same from class ids (N,), -1 for "not classified", and their scores (N,); ``raw`` is those of the twin."""
+    """The same from class ids (N,), below 0 without a class, and their scores (N,); ``raw`` is those of the twin."""
     columns = {
-        "class": _pick(table.names, ids),
+        "class": _pick((*table.names, UNKNOWN_NAME), ids),
         "class_id": pd.Series(ids).where(ids >= 0),
         "score": _readable(scores),
-        "group": _pick(table.groups, ids),
+        "group": _pick((*table.groups, None), ids),
     }
     if raw is not None:
-        columns |= {"class_raw": _pick(table.names, raw[0]), "score_raw": _readable(raw[1])}
+        columns |= {"class_raw": _pick((*table.names, UNKNOWN_NAME), raw[0]), "score_raw": _readable(raw[1])}
     dtypes = FIELDS if raw is None else FIELDS | RAW_FIELDS
     return pd.DataFrame({name: pd.Series(columns[name], dtype=dtype) for name, dtype in dtypes.items()})
 
 
-def best(probabilities: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Class id of the highest of (N, C) probabilities, -1 in rows of NaN, and that probability; each (N,)."""
-    ids = np.where(np.isnan(probabilities[:, 0]), -1, probabilities.argmax(axis=1))
-    return ids, probabilities.max(axis=1)
+def best(
+    probabilities: npt.NDArray[np.float32], thresholds: Thresholds | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Which class (N, C) probabilities stand for, and its probability; each (N,).
+
+    The highest, or what ``thresholds`` decide. The id is ``NOTHING`` in rows of NaN and where thresholds leave a row
+    out, or ``UNKNOWN`` where they abstain; the probability is then the highest.
+    """
+    if thresholds is None:
+        ids = np.where(np.isnan(probabilities[:, 0]), NOTHING, probabilities.argmax(axis=1))
+        return ids, probabilities.max(axis=1)
+    ids = thresholds.decide(probabilities)
+    own = probabilities[np.arange(len(ids)), ids.clip(0)]
+    return ids, np.where(ids < 0, probabilities.max(axis=1), own)
 
 
 def count_classes(table: ClassTable, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -147,7 +159,7 @@ def _same(path: Path) -> list[Path | tuple[int, int]]:
     return [path.resolve(), (stat.st_dev, stat.st_ino)]
 
 
-def _pick(names: tuple[str, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+def _pick(names: tuple[str | None, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
     picked: npt.NDArray[np.object_] = np.array([*names, None], dtype=object)[ids]
     return picked
 

@@ -72,7 +72,7 @@ def package_parts(
             "seconds": {stage: round(wall, 1) for stage, wall in seconds.items()},
             **facts,
         },
-        "thresholds": {},
+        "thresholds": None,
     }
 
 

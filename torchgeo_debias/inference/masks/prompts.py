@@ -18,7 +18,7 @@ from torchgeo_debias.inference.masks.merge import largest
 from torchgeo_debias.inference.masks.pieces import outlines
 from torchgeo_debias.inference.masks.predictor import MaskPredictor, Picture
 from torchgeo_debias.inference.masks.segment import MASK_FIELDS, classified, on_map
-from torchgeo_debias.inference.predictor import ChipPredictor
+from torchgeo_debias.inference.predictor import ChipPredictor, thresholds_of
 from torchgeo_debias.inference.results import (
     FIELDS,
     RAW_FIELDS,
@@ -120,9 +120,10 @@ def segment_boxes(
         counts: dict[str, int] = {}
         if chips is not None:
             prediction, outlined = classified(outlined, source, chips)
-            ids, _ = best(prediction.probabilities)
+            thresholds = thresholds_of(chips)
+            ids, _ = best(prediction.probabilities, thresholds)
             counts = dict(zip(chips.table.names, count_classes(chips.table, ids).tolist(), strict=True))
-            columns = prediction_columns(chips.table, prediction)
+            columns = prediction_columns(chips.table, prediction, thresholds)
             outlined = columns.join(outlined.reset_index(drop=True)).set_geometry("geometry", crs=source.crs)
         table = None if chips is None else chips.table
         write_layer(out, [outlined], crs=source.crs, fields=MASK_FIELDS, table=table)

@@ -15,11 +15,12 @@ import shapely
 
 from torchgeo_debias.data.layers import cut_chips
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.evaluation.thresholds import NOTHING
 from torchgeo_debias.inference.mapping import MapJob, MapOptions, OutputFormats, Outputs, Parts, Resources, Tally
 from torchgeo_debias.inference.masks.merge import Instance, InstanceMerger, Joining
 from torchgeo_debias.inference.masks.pieces import NAMES, Packed, nothing, on_raster, pack, rows
 from torchgeo_debias.inference.masks.predictor import MaskPredictor, Segmenter
-from torchgeo_debias.inference.predictor import ChipPredictor, Prediction, TilePredictor
+from torchgeo_debias.inference.predictor import ChipPredictor, Prediction, TilePredictor, thresholds_of
 from torchgeo_debias.inference.results import (
     FIELDS,
     RAW_FIELDS,
@@ -189,11 +190,13 @@ class MaskFeatures:
         )
         frame = frame[self.wanted.area.holds(shapely.get_coordinates(shapely.point_on_surface(polygons)))]
         prediction, frame = classified(frame, self.source, self.predictor)
-        ids, scores = best(prediction.probabilities)
-        kept = (ids != self.options.hidden(table)) & (scores >= self.options.min_score)
+        thresholds = thresholds_of(self.predictor)
+        ids, scores = best(prediction.probabilities, thresholds)
+        kept = (ids != NOTHING) & (ids != self.options.hidden(table)) & (scores >= self.options.min_score)
         tally.counts += count_classes(table, ids[kept])
         prediction, frame = prediction.at(np.flatnonzero(kept)), frame[kept].reset_index(drop=True)
-        return prediction_columns(table, prediction).join(frame).set_geometry("geometry", crs=self.source.crs)
+        columns = prediction_columns(table, prediction, thresholds)
+        return columns.join(frame).set_geometry("geometry", crs=self.source.crs)
 
 
 def classified(
