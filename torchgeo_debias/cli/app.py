@@ -27,6 +27,7 @@ from torchgeo_debias.cli.options import (
     LabelArea,
     LayerFormat,
     LayerOut,
+    Limits,
     Model,
     ModelOut,
     Nodata,
@@ -161,6 +162,7 @@ def evaluate(
         str | None,
         typer.Option(help="Bands to read, by number, for instance 1,2,3; default: those of the training."),
     ] = None,
+    limits: Limits = True,
     batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -174,7 +176,7 @@ def evaluate(
     from torchgeo_debias.inference.evaluation import evaluate_chips, write_evaluation
 
     check_report(report)
-    predictor = load(model, weights, precision)
+    predictor = load(model, weights, precision, limits=limits)
     with show.bar(quiet) as progress:
         chips = evaluation_chips(predictor.package, data, split, bands, progress)
         result = evaluate_chips(predictor, chips, batch_size=batch_size, progress=progress)
@@ -184,6 +186,8 @@ def evaluate(
         show.as_json(result.to_json(predictor.package))
     else:
         show.scores(result.scores, result.raw)
+        if result.decisions is not None:
+            show.line(f"With the thresholds of the model: {result.decisions.sentence}")
 
 
 @app.command()
@@ -206,6 +210,7 @@ def classify(
     weights: Weights = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
+    limits: Limits = True,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -234,14 +239,14 @@ def classify(
         if (write, layer_format) != (None, None):
             raise ConfigError("--write and --format have no meaning without --out-dir: leave them out.")
         single = outputs(rasters, out=out, class_map=map_path, scores=scores, shape=shape)
-        predictor = load(model, weights, precision, backend)
+        predictor = load(model, weights, precision, backend, limits)
         with show.bar(quiet) as progress:
             summary = classify_raster(rasters, predictor, single, options, resources=means, progress=progress)
     else:
         if (out, map_path, scores) != (None, None, None):
             raise ConfigError("With --out-dir, --write says what comes out: leave --out, --map and --scores away.")
         formats = output_formats(write, layer_format, shape)
-        predictor = load(model, weights, precision, backend)
+        predictor = load(model, weights, precision, backend, limits)
         with show.bar(quiet) as progress:
             summary = classify_rasters(
                 rasters, predictor, out_dir, formats, options, resources=means, progress=progress
@@ -258,6 +263,7 @@ def classify_features(
     weights: Weights = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
+    limits: Limits = True,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -271,7 +277,7 @@ def classify_features(
     from torchgeo_debias.tiling.layers import check_layer_path
 
     check_layer_path(out)  # before the model is loaded
-    predictor = load(model, weights, precision, backend)
+    predictor = load(model, weights, precision, backend, limits)
     with show.bar(quiet) as progress:
         summary = run(
             raster, layer, predictor, out, bands=parse_bands(bands), nodata=nodata, crs=crs,
@@ -348,12 +354,13 @@ def demo(
             show.line(f"{name:<12} {path}")
 
 
-def load(model: Path, weights: str, precision: str, backend: str = "torch") -> Any:  # noqa: ANN401 (torch comes late)
+def load(model: Path, weights: str, precision: str, backend: str = "torch", limits: bool = True) -> Any:  # noqa: ANN401 (torch comes late)
     """A classifier's package, made ready to predict."""
     from torchgeo_debias.inference.backends import load_predictor
 
     # Unknown names are refused there.
-    return load_predictor(model, weights=weights, precision=cast(Any, precision), backend=cast(Any, backend))
+    known: dict[str, Any] = {"precision": precision, "backend": backend}
+    return load_predictor(model, weights=weights, thresholds=limits, **known)
 
 
 def _repeated(arguments: list[str], option: str) -> list[str]:

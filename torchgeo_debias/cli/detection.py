@@ -24,6 +24,7 @@ from torchgeo_debias.cli.options import (
     LabelArea,
     LayerFormat,
     LayerOut,
+    Limits,
     Model,
     ModelOut,
     Nodata,
@@ -156,6 +157,7 @@ def evaluate_detector(
     report: Report = None,
     weights: Weights = "auto",
     precision: TorchPrecision = "auto",
+    limits: Limits = True,
     bands: Bands = None,
     nodata: Nodata = None,
     as_json: Json = False,
@@ -169,6 +171,7 @@ def evaluate_detector(
     from torchgeo_debias.cli.objects import Labelled, held_out_part
     from torchgeo_debias.cli.reports import check_report
     from torchgeo_debias.evaluation.detection import Form
+    from torchgeo_debias.inference.classifier import decided
     from torchgeo_debias.inference.detection_evaluation import evaluate_package as run
     from torchgeo_debias.inference.detection_evaluation import write_evaluation
     from torchgeo_debias.package import DetectorPackage
@@ -177,7 +180,7 @@ def evaluate_detector(
         raise ConfigError(f"--split must be all or test; received {split!r}.")
     one_of("--metric", metric, get_args(Form))
     check_report(report)
-    package = DetectorPackage.load(model)
+    package = decided(DetectorPackage.load(model), limits)
     labelled = Labelled(data, form, labels, names, raster, class_field, area, block, bands, nodata)
     with show.bar(quiet) as progress:
         objects = labelled.read(oriented=package.detector.oriented, classes=package.table.names, progress=progress)
@@ -192,6 +195,8 @@ def evaluate_detector(
         show.as_json(result.to_json())
     else:
         show.average_precision(result.scores, result.raw, package.twin_name)
+        if result.found is not None:
+            show.found(result.found)
 
 
 @app.command()
@@ -204,12 +209,15 @@ def detect(
     shape: Annotated[str, typer.Option(help="Features of the layer: boxes or points.")] = "boxes",
     area: Area = None,
     overlap: Overlap = 0.25,
-    min_score: Annotated[float, typer.Option(help="Leave out objects below this score.")] = 0.3,
+    min_score: Annotated[
+        float, typer.Option(help="Leave out objects below this score, but for classes with a threshold.")
+    ] = 0.3,
     suppression: Annotated[float, typer.Option(help="Overlap above which the weaker of two boxes goes.")] = 0.5,
     agnostic: Annotated[bool, typer.Option("--agnostic", help="Take boxes of two classes for one object too.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Use the twin kept for comparison.")] = False,
     weights: Weights = "auto",
     precision: TorchPrecision = "auto",
+    limits: Limits = True,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -246,7 +254,9 @@ def detect(
         if out is not None:
             raise ConfigError("With --out-dir each raster gets a layer of its name: leave --out away.")
         formats = output_formats("layer", layer_format, shape, DETECT_SHAPES)
-    predictor = DetectorPredictor.load(model, weights=weights, precision=cast(Any, precision), raw=raw)
+    predictor = DetectorPredictor.load(
+        model, weights=weights, precision=cast(Any, precision), raw=raw, thresholds=limits
+    )
     with show.bar(quiet) as progress:
         if out_dir is None:
             summary = detect_raster(rasters, predictor, single, options, resources=means, progress=progress)
@@ -286,6 +296,7 @@ def segment(
     weights: Weights = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
+    limits: Limits = True,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -337,7 +348,7 @@ def segment(
     if out is not None:
         check_layer_path(out)  # before any model is loaded
     masks = SamMasks(sam_checkpoint, size=tile_size, settings=SamSettings(points_per_side=points))
-    chips: Any = None if model is None else load(model, weights, precision, backend)
+    chips: Any = None if model is None else load(model, weights, precision, backend, limits)
     with show.bar(quiet) as progress:
         if boxes is not None:
             summary = segment_boxes(rasters, boxes, masks, cast(Path, out), chips, progress=progress, **view, **read)

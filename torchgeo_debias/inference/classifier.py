@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from torchgeo_debias.backbones import Backbone, Precision, create_backbone
+from torchgeo_debias.backbones import Backbone, Precision, attach_adapter, create_backbone, merge_adapter
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.errors import ConfigError, PackageError
@@ -243,33 +243,18 @@ def _twin(backbone: Backbone) -> Backbone:
 
 
 def merge(backbone: Backbone, adapter: Adapter | None) -> Backbone:
-    """A backbone with a LoRA merged into its weights, in place.
+    """A backbone with an adapter on it, in place; merged into its weights where its kind can be.
 
     Raises:
-        PackageError: If the LoRA does not fit.
+        PackageError: If the adapter does not fit.
     """
     if adapter is None:
         return backbone
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
     try:
-        config = LoraConfig(**{key: value for key, value in adapter.config.items() if key in _LORA_FIELDS})
-        model = get_peft_model(backbone.model, config)
-    except (TypeError, ValueError) as error:  # peft found none of the named modules, or no sense in the settings
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise PackageError(
-            f"The adapter does not fit the backbone {backbone.spec.name} ({reason}); train the model again."
-        ) from error
-    wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(model).items()}
-    if wanted != {key: tuple(t.shape) for key, t in adapter.tensors.items()}:
-        raise PackageError(f"The adapter does not fit the backbone {backbone.spec.name}; train the model again.")
-    set_peft_model_state_dict(model, adapter.tensors)
-    # The safe way puts sums in new memory, so that twins do not see each other's.
-    backbone.model = cast(Any, model).merge_and_unload(safe_merge=True)
-    return backbone
-
-
-_LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
+        attach_adapter(backbone, adapter.config, adapter.tensors)
+    except ConfigError as error:
+        raise PackageError(str(error)) from error
+    return merge_adapter(backbone)
 
 
 def _reload(
