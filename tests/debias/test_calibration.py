@@ -92,14 +92,14 @@ def test_pull_zero_changes_nothing_and_pull_one_collapses() -> None:
     pull=st.sampled_from(["ratio", "sqrt", "linear", "shrinkage"]) | st.floats(0, 1),
     gamma0=st.floats(0.5, 20),
     centre=st.sampled_from(["clusters", "global"]),
-    weights=st.sampled_from(["counts", "class-balanced", "soft"]),
+    weighting=st.sampled_from(["counts", "class-balanced", "soft"]),
     rho=st.none() | st.floats(1, 4),
 )
 def test_head_classes_never_move_and_rare_ones_go_the_stated_share(
-    seed: int, pull: Any, gamma0: float, centre: Any, weights: Any, rho: float | None
+    seed: int, pull: Any, gamma0: float, centre: Any, weighting: Any, rho: float | None
 ) -> None:
     z, labels = long_tail(seed)
-    settings_ = DebiasSettings(6, rho, weights, centre, pull, gamma0)
+    settings_ = DebiasSettings(6, rho, weighting, centre, pull, gamma0)
     result = calibrate(z, labels, TABLE, settings_, seed)
     assert np.array_equal(result.targets[labels < 2], z[labels < 2])
     assert result.targets.dtype == np.float32
@@ -135,15 +135,15 @@ def test_a_class_of_one_sample_and_one_of_none() -> None:
 @given(
     seed=st.integers(0, 1000),
     pull=st.sampled_from(["ratio", "shrinkage"]) | st.floats(0, 1),
-    weights=st.sampled_from(["counts", "class-balanced", "soft"]),
+    weighting=st.sampled_from(["counts", "class-balanced", "soft"]),
 )
 def test_a_class_moved_as_a_whole_keeps_its_spread_and_has_the_same_mean_as_one_pulled(
-    seed: int, pull: Any, weights: Any
+    seed: int, pull: Any, weighting: Any
 ) -> None:
     z, labels = long_tail(seed)
-    pulled = calibrate(z, labels, TABLE, DebiasSettings(6, weights=weights, pull=pull, gamma0=2, target=11))
+    pulled = calibrate(z, labels, TABLE, DebiasSettings(6, weighting=weighting, pull=pull, gamma0=2, target=11))
     shifted = calibrate(
-        z, labels, TABLE, DebiasSettings(6, weights=weights, pull=pull, gamma0=2, target=11, moves="mean")
+        z, labels, TABLE, DebiasSettings(6, weighting=weighting, pull=pull, gamma0=2, target=11, moves="mean")
     )
     for c in range(3):
         own = labels == c
@@ -159,16 +159,16 @@ def test_a_class_moved_as_a_whole_keeps_its_spread_and_has_the_same_mean_as_one_
 @given(
     seed=st.integers(0, 1000),
     pull=st.sampled_from(["ratio", "shrinkage"]),
-    weights=st.sampled_from(["counts", "class-balanced", "soft"]),
+    weighting=st.sampled_from(["counts", "class-balanced", "soft"]),
     moves=st.sampled_from(["samples", "mean"]),
 )
-def test_the_order_of_samples_and_of_classes_does_not_matter(seed: int, pull: Any, weights: Any, moves: Any) -> None:
+def test_the_order_of_samples_and_of_classes_does_not_matter(seed: int, pull: Any, weighting: Any, moves: Any) -> None:
     # Two clusters that K-means finds in any order of the features.
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(3), TABLE.counts)
     z = (20 * rng.integers(0, 2, len(labels))[:, None] + rng.normal(size=(len(labels), 4))).astype(np.float32)
     z[:2] = [[0] * 4, [20] * 4]
-    options = DebiasSettings(2, None, weights, pull=pull, gamma0=2, moves=moves)
+    options = DebiasSettings(2, None, weighting, pull=pull, gamma0=2, moves=moves)
     before = calibrate(z, labels, TABLE, options)
     rows, classes = rng.permutation(len(z)), rng.permutation(3)
     names = {TABLE.names[c]: TABLE.counts[c] for c in classes}
@@ -219,10 +219,10 @@ def test_fewer_features_than_clusters() -> None:
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize("pull", [0.9, "shrinkage"])
-@pytest.mark.parametrize("weights", ["counts", "class-balanced", "soft"])
-def test_equal_features_stay_where_they_are(pull: Any, weights: Any) -> None:
+@pytest.mark.parametrize("weighting", ["counts", "class-balanced", "soft"])
+def test_equal_features_stay_where_they_are(pull: Any, weighting: Any) -> None:
     z = np.full((54, 4), 3, np.float32)
-    result = calibrate(z, np.repeat([0, 1, 2], TABLE.counts), TABLE, DebiasSettings(pull=pull, weights=weights))
+    result = calibrate(z, np.repeat([0, 1, 2], TABLE.counts), TABLE, DebiasSettings(pull=pull, weighting=weighting))
     assert np.array_equal(result.targets, z)
     np.testing.assert_allclose(result.weights.sum(axis=1), 1)
 
@@ -237,7 +237,7 @@ def test_equal_features_stay_where_they_are(pull: Any, weights: Any) -> None:
         {"n_clusters": "many"},
         {"target": 0},
         {"target": "head"},
-        {"weights": "even"},
+        {"weighting": "even"},
         {"moves": "all"},
         {"backend": "faiss"},
     ],

@@ -126,3 +126,16 @@ def test_shrinkage_does_not_depend_on_units_or_origin(seed: int, scale: float, s
     assert (np.diff(pull) >= 0).all()  # rarer is less certain
     moved = [((values + shift) * scale).astype(np.float32) for values in (z, means, centres)]
     np.testing.assert_allclose(shrinkage_pulls(moved[0], labels, *moved[1:]), pull, rtol=1e-3, atol=1e-4)
+
+
+def test_classes_without_a_centre_stay_and_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [50, 4, 3])
+    z = (rng.normal(size=(3, 6))[labels] + rng.normal(size=(57, 6))).astype(np.float32)
+    means = np.stack([z[labels == c].mean(axis=0) for c in range(3)])
+    centres = means + np.array([[0], [1], [1.5]], np.float32)  # the first as near as a class that fills its cluster
+    all_three = shrinkage_pulls(z, labels, means, centres)
+    centres[0] = np.nan
+    rare = shrinkage_pulls(z, labels, means, centres)
+    assert rare[0] == 0
+    assert (rare[1:] < all_three[1:]).all()

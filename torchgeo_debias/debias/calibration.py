@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.debias.centres import Centre, Weights, class_means, cluster_weights, debiased_centres
+from torchgeo_debias.debias.centres import Centre, Weighting, class_means, cluster_weights, debiased_centres
 from torchgeo_debias.debias.clustering import (
     Array,
     Backend,
@@ -41,7 +41,7 @@ class DebiasSettings:
             root of the number of classes upwards (:func:`~torchgeo_debias.debias.clustering.choose_n_clusters`).
         rho: Balance factor, ``|C_k| >= N / (K rho)``; None for plain K-means (an input of the paper's algorithm; the
             inequality and the default are ours).
-        weights: Of the clusters in a class's centre: ``counts`` (paper's Eq. 2, reconstructed), ``class-balanced`` or
+        weighting: Of the clusters in a class's centre: ``counts`` (paper's Eq. 2, reconstructed), ``class-balanced`` or
             ``soft`` (:func:`~torchgeo_debias.debias.centres.cluster_weights`).
         centre: ``clusters``: weighted mean of the cluster centres; ``global``: one class-balanced mean of all class
             means for every rare class (a control).
@@ -58,7 +58,7 @@ class DebiasSettings:
 
     n_clusters: int | Literal["auto"] = 32
     rho: float | None = 2.0
-    weights: Weights = "counts"
+    weighting: Weighting = "counts"
     centre: Centre = "clusters"
     pull: float | Pull = "ratio"
     gamma0: float = 10.0
@@ -72,7 +72,7 @@ class DebiasSettings:
         elif not 0 <= self.pull <= 1:
             raise ConfigError(f"The pull must lie between 0 and 1; received {self.pull}.")
         _check_choice("centre", self.centre, Centre)
-        _check_choice("weights", self.weights, Weights)
+        _check_choice("weighting", self.weighting, Weighting)
         _check_choice("moves", self.moves, Moves)
         if isinstance(self.target, str):
             _check_choice("target", self.target, Target, "a number of samples or ")
@@ -154,8 +154,10 @@ def calibrate(
         k = choose_n_clusters(features, math.ceil(math.sqrt(classes)), seed)
     clusters = cluster(features, k, settings.rho, seed, backend=settings.backend)
     means = class_means(features, labels, classes)
-    weights = cluster_weights(features, labels, classes, clusters, settings.weights)
+    weights = cluster_weights(features, labels, classes, clusters, settings.weighting)
     centres = debiased_centres(means, weights, clusters, settings.centre)
+    target = targeted(table, settings.target)
+    centres[~target] = np.nan
     if isinstance(settings.pull, str):
         pull = (
             shrinkage_pulls(features, labels, means, centres)
@@ -164,7 +166,7 @@ def calibrate(
         )
     else:
         pull = np.full(classes, float(settings.pull))
-    pull = np.where(targeted(table, settings.target), pull, 0.0)
+    pull = np.where(target, pull, 0.0)
     centres[pull == 0] = np.nan
     targets = _moved(features, labels, centres, pull, means if settings.moves == "mean" else None)
     return Calibration(targets, centres, pull, settings.moves, means, weights, clusters)

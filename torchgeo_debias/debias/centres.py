@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from torchgeo_debias.debias.clustering import Array, Clustering, squared_distances
 
-Weights = Literal["counts", "class-balanced", "soft"]
+Weighting = Literal["counts", "class-balanced", "soft"]
 Centre = Literal["clusters", "global"]
 
 
@@ -23,7 +23,7 @@ def class_means(features: Array, labels: npt.NDArray[np.int64], n_classes: int) 
 
 
 def cluster_weights(
-    features: Array, labels: npt.NDArray[np.int64], n_classes: int, clusters: Clustering, kind: Weights = "counts"
+    features: Array, labels: npt.NDArray[np.int64], n_classes: int, clusters: Clustering, kind: Weighting = "counts"
 ) -> npt.NDArray[np.float64]:
     """The weight of each cluster in the centre of each class.
 

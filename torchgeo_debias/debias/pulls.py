@@ -63,18 +63,20 @@ def shrinkage_pulls(
 
     whatever the form of the distributions. ``s²`` is the variance within classes, pooled; ``tau²`` is found by the
     method of moments for random effects of unequal precision (Paule and Mandel 1982): it is what makes the mean over
-    all classes of ``|mean - centre|² / (s² / n_c + tau²)`` equal to 1, or 0 where that is below 1 already. Squares and
-    variances are summed over the dimensions. A centre mixed from clusters that hold the class itself is taken as
-    independent of its mean, which makes ``tau²`` a little too small.
+    the classes with a centre of ``|mean - centre|² / (s² / n_c + tau²)`` equal to 1, or 0 where that is below 1
+    already. Squares and variances are summed over the dimensions.
+
+    The centre of a class is taken as independent of its mean. A common class fills its clusters and lies near its
+    centre whatever ``tau²`` is: give centres to rare classes alone.
 
     Args:
         features: (N, D).
         labels: (N,) class ids.
         means: (C, D), NaN for a class without a feature.
-        centres: (C, D), NaN for a class without a feature.
+        centres: (C, D), NaN for a class that is not to move, or without a feature.
 
     Returns:
-        (C,) in 0..1; 0 for a class without a feature, and for all where the features of no class differ.
+        (C,) in 0..1; 0 for a class without a centre, and for all where the features of no class differ.
     """
     counts = np.bincount(labels, minlength=len(means))
     present = counts > 0
@@ -82,15 +84,16 @@ def shrinkage_pulls(
     if freedom == 0:
         return np.zeros(len(means))
     within = sum(features[labels == c].var(axis=0, dtype=np.float64).sum() * counts[c] for c in np.flatnonzero(present))
-    if within == 0:
-        return np.zeros(len(means))
-    noise = within / freedom / counts[present]
-    gaps = np.square(means[present].astype(np.float64) - centres[present]).sum(axis=1)
+    moving = np.isfinite(centres).all(axis=1)
+    pull = np.zeros(len(means))
+    if within == 0 or not moving.any():
+        return pull
+    noise = within / freedom / counts[moving]
+    gaps = np.square(means[moving].astype(np.float64) - centres[moving]).sum(axis=1)
 
     def excess(between: float) -> float:
         return float((gaps / (noise + between)).mean()) - 1
 
     between = brentq(excess, 0.0, float(gaps.max())) if excess(0.0) > 0 else 0.0
-    pull = np.zeros(len(means))
-    pull[present] = noise / (noise + between)
+    pull[moving] = noise / (noise + between)
     return pull
