@@ -17,7 +17,8 @@ import pytest
 import typer
 
 import torchgeo_debias
-from torchgeo_debias.backbones import AdapterSettings
+from torchgeo_debias.backbones import KINDS, AdapterSettings
+from torchgeo_debias.backbones.adapters import OWN
 from torchgeo_debias.backbones.registry import list_backbones
 from torchgeo_debias.cli.app import app
 from torchgeo_debias.data.objects import TileSpec
@@ -159,6 +160,13 @@ def test_every_setting_is_described_with_its_default() -> None:
         for kind in (TrainConfig, DebiasSettings, AdapterSettings)
         for field in fields(kind)
     }
+
+
+def test_every_kind_of_adapter_is_described() -> None:
+    text = section((DOCS / "method.md").read_text(), "The kinds of adapters")
+    assert [(_code(cells[0])[0], *cells[1:]) for cells in rows(text)] == [
+        (kind, about.title, about.source, "no" if about.type in OWN else "yes") for kind, about in KINDS.items()
+    ]
 
 
 def test_every_setting_of_a_detector_is_described_with_its_default() -> None:

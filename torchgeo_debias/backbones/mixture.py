@@ -130,10 +130,12 @@ class MixedLora(Wrapped):
             return out
         dropout, down, up = self.adapter
         inner: Tensor = down(dropout(x))
-        gates = shares.repeat_interleave(self.rank, dim=1).repeat_interleave(len(x) // len(shares), dim=0)
-        others = [1] * (inner.ndim - 2)
-        gates = gates.view(len(x), -1, *others) if self.conv else gates.view(len(x), *others, -1)
-        update: Tensor = self.scale * up(inner * gates.to(inner.dtype))
+        gates = shares.repeat_interleave(self.rank, dim=1).to(inner.dtype)
+        if self.conv:
+            inner = inner * gates[:, :, None, None]
+        else:
+            inner = (inner.reshape(shares.shape[0], -1, inner.shape[-1]) * gates[:, None]).reshape(inner.shape)
+        update: Tensor = self.scale * up(inner)
         return out + update.to(out.dtype)
 
 
