@@ -35,6 +35,7 @@ from torchgeo_debias.backbones import add_adapter, create_backbone, pick_device,
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.normalise import Normalisation
+from torchgeo_debias.debias.losses import build_loss
 from torchgeo_debias.progress import Progress
 from torchgeo_debias.training import TrainConfig
 from torchgeo_debias.training.module import Objective, StageModule, run_stage
@@ -75,7 +76,8 @@ def our_model(config: TrainConfig, kind: type[StageModule] = StageModule) -> Sta
     backbone = add_adapter(create_backbone(config.backbone, size=SIZE, weights=config.weights), config.adapter)
     backbone.prefer(pick_device(), pick_dtype(config.precision, pick_device()))
     head = nn.Linear(backbone.dim, CLASSES)
-    return kind(backbone, head, Normalisation.from_unit_range(*STATISTICS), Objective(torch.zeros(CLASSES)), config)
+    objective = Objective(build_loss("ce", ClassTable.from_counts({str(c): 1 for c in range(CLASSES)})))
+    return kind(backbone, head, Normalisation.from_unit_range(*STATISTICS), objective, config)
 
 
 class Bare(nn.Module):

@@ -17,7 +17,7 @@ def read_fields(kind: type[T], values: object, within: str = "") -> T:
     """Make a dataclass of values by field name.
 
     Args:
-        kind: A dataclass of numbers, texts, switches, choices, rows of these and further dataclasses.
+        kind: A dataclass of numbers, texts, switches, choices, rows of these, mappings and further dataclasses.
         values: A mapping; fields with a default may be left out, and a dataclass is a mapping in turn.
         within: Put before the field names in sentences.
 
@@ -54,6 +54,8 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 (a type, or what ty
         return isinstance(value, str) and value in get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, (list, tuple)) and all(_fits(part, get_args(hint)[0]) for part in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     if hint is float and isinstance(value, float):
         return math.isfinite(value)
     if hint in (int, float):
@@ -68,7 +70,7 @@ def _words(hint: Any) -> str:  # noqa: ANN401
         return f"one of {', '.join(get_args(hint))}"
     if get_origin(hint) is tuple:
         return f"a list, each part {_words(get_args(hint)[0])}"
-    if is_dataclass(hint):
+    if is_dataclass(hint) or get_origin(hint) is dict:
         return "an object with fields of its own"
     words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
     return words[hint]

@@ -5,7 +5,7 @@
     model.json                            what it is: task, classes, input, method, metrics, digests, licences
     adapter/adapter_config.json           the LoRA, which stock peft opens
     adapter/adapter_model.safetensors
-    head.safetensors                      a classifier's weight (C, D) and bias (C,)
+    head.safetensors                      a classifier's weight (C, D), of a cosine head named so, and bias (C,)
     detector.safetensors                  a detector's neck and head
     raw/adapter/..., raw/head.safetensors the plain LoRA kept for comparison, where there is one; of a detector,
                                           raw/detector.safetensors
@@ -132,8 +132,9 @@ class ModelPackage(Package):
         files = super()._trained_files()
         for prefix, part in (("", self.model), (RAW, self.raw)):
             if part is not None:
-                head = {name: torch.from_numpy(array).contiguous() for name, array in part.head._asdict().items()}
-                files |= {prefix + HEAD: save_tensors(head), **adapter_files(part.adapter, prefix)}
+                head = {"cosine" if part.head.cosine else "weight": part.head.weight, "bias": part.head.bias}
+                tensors = {name: torch.from_numpy(array).contiguous() for name, array in head.items()}
+                files |= {prefix + HEAD: save_tensors(tensors), **adapter_files(part.adapter, prefix)}
         return files
 
     def _files(self) -> Files:
@@ -211,11 +212,12 @@ def load_package(path: Path | str) -> ModelPackage | DetectorPackage:
 
 def _classifier(files: Files, prefix: str, shape: tuple[int, int]) -> Classifier:
     tensors = load_finite(prefix + HEAD, files)
-    if tuple(tensors["weight"].shape) != shape or tuple(tensors["bias"].shape) != shape[:1]:
-        raise ValueError(f"the head has shape {tuple(tensors['weight'].shape)}, classes and features need {shape}")
-    head = LinearHead(
-        tensors["weight"].numpy().astype(np.float32, copy=False), tensors["bias"].numpy().astype(np.float32, copy=False)
-    )
+    cosine = "cosine" in tensors  # another name, so that who knows no such heads does not take it for a plain one
+    weight, bias = tensors["cosine" if cosine else "weight"], tensors["bias"]
+    if tuple(weight.shape) != shape or tuple(bias.shape) != shape[:1]:
+        raise ValueError(f"the head has shape {tuple(weight.shape)}, classes and features need {shape}")
+    arrays = [tensor.numpy().astype(np.float32, copy=False) for tensor in (weight, bias)]
+    head = LinearHead(arrays[0], arrays[1], cosine)
     return Classifier(read_adapter(files, prefix), head)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from benchmarks.longtail.data import SOURCES, Part, Task, make_task
 from torchgeo_debias.backbones import Backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.debias import DebiasSettings, LinearHead
+from torchgeo_debias.debias.losses import LOSSES
 from torchgeo_debias.files import atomic
 from torchgeo_debias.training import TrainConfig, extract_features, versions
 from torchgeo_debias.training.stages import Run, adapt, align, debias, finetune
@@ -66,64 +67,60 @@ class Features:
 Made = tuple[Backbone, LinearHead | None]
 
 
-def _frozen(run: Run, lora: Array | None) -> Made:
+def _frozen(run: Run) -> Made:
     return run.backbone(), None
 
 
-def _lora(run: Run, lora: Array | None) -> Made:
-    return adapt(run)
+def _aligned(run: Run) -> Made:
+    """Stages 1 to 3; the plain LoRA is trained anew in each, which costs time and nothing else: a seed repeats it."""
+    backbone, _ = adapt(run)
+    features = run.features(backbone, "features")
+    return align(run, features, debias(run, features).targets, backbone)
 
 
-def _lora_la(run: Run, lora: Array | None) -> Made:
-    return adapt(run, 1.0)
+class Way(NamedTuple):
+    """How a backbone is adapted.
+
+    Attributes:
+        make: Does it.
+        fields: Of the configuration, other than the defaults.
+    """
+
+    make: Callable[[Run], Made]
+    fields: Mapping[str, Any] = {}
 
 
-def _finetune(run: Run, lora: Array | None) -> Made:
-    return finetune(run)
-
-
-def _deblora(settings: DebiasSettings) -> Callable[[Run, Array | None], Made]:
-    def make(run: Run, lora: Array | None) -> Made:
-        if lora is None:
-            raise ValueError("debLoRA goes on from the features of the plain LoRA.")
-        run = replace(run, config=replace(run.config, debias=settings))
-        return align(run, lora, debias(run, lora).targets)
-
-    return make
-
-
-WAYS: dict[str, Callable[[Run, Array | None], Made]] = {
-    "frozen": _frozen,
-    "lora": _lora,
-    "lora, LA in training": _lora_la,
-    "finetune": _finetune,
-    "deblora": _deblora(DebiasSettings()),
-    "deblora, pull 0": _deblora(DebiasSettings(pull=0.0)),
-    "deblora, global centre": _deblora(DebiasSettings(centre="global")),
+WAYS: dict[str, Way] = {
+    "frozen": Way(_frozen),
+    "lora": Way(adapt),
+    **{f"lora, {loss}": Way(adapt, {"loss": loss}) for loss in LOSSES if loss != "ce"},
+    "finetune": Way(finetune),
+    "deblora": Way(_aligned),
+    "deblora, from stage 1": Way(_aligned, {"align_start": "adapted"}),
+    "deblora, pull 0": Way(_aligned, {"debias": DebiasSettings(pull=0.0)}),
+    "deblora, global centre": Way(_aligned, {"debias": DebiasSettings(centre="global")}),
 }
 
 
 def features_of(problem: Problem, way: str, data: Path, cache: Path, epochs: int) -> Features:
     """Features of one problem under one way, from the cache where they are there."""
-    config = TrainConfig(seed=problem.seed, epochs=epochs, stretch=SOURCES[problem.source].stretch)
+    fields = WAYS[way].fields
+    config = TrainConfig(seed=problem.seed, epochs=epochs, stretch=SOURCES[problem.source].stretch, **fields)
     facts = {"problem": str(problem), "way": way, "config": config.to_json()}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     path = cache / f"{problem}-{way.replace(',', '').replace(' ', '_')}-{digest}.safetensors"
     if not path.exists():
         task = make_task(data, problem.source, problem.imbalance, problem.seed, problem.part)
-        lora = None
-        if way.startswith("deblora"):
-            lora = features_of(problem, "lora", data, cache, epochs).train[0]
-        _make(task, config, way, lora, facts, path)
+        _make(task, config, way, facts, path)
     arrays = load_file(path)
     head = LinearHead(arrays["weight"], arrays["bias"]) if "weight" in arrays else None
     return Features(arrays["train"], arrays["score"], head, json.loads(path.with_suffix(".json").read_text()))
 
 
-def _make(task: Task, config: TrainConfig, way: str, lora: Array | None, facts: dict[str, Any], path: Path) -> None:
+def _make(task: Task, config: TrainConfig, way: str, facts: dict[str, Any], path: Path) -> None:
     start = time.process_time()
     run = Run(task.train, None, normalisation_for(task.train, config), config, lambda progress: None, None)
-    backbone, head = WAYS[way](run, lora)
+    backbone, head = WAYS[way].make(run)
     arrays = {
         name: np.stack([extract_features(backbone, view, run.normalisation) for view in symmetries(chips)])
         for name, chips in (("train", task.train), ("score", task.score))

@@ -32,7 +32,7 @@ def test_a_layer_adds_the_weighted_updates() -> None:
     with mixed(shares):
         found = layer(x)
     for image in range(4):
-        a, b = down.weight.view(3, 2, 5), up.weight.view(7, 3, 2)  # type: ignore[operator,union-attr]
+        a, b = down.weight.view(3, 2, 5), up.weight.view(7, 3, 2)  # type: ignore[operator]
         update = sum(shares[image, k] * b[:, k] @ a[k] for k in range(3))
         wanted = layer.base_layer(x[image]) + 6.0 / 2 * x[image] @ update.T  # type: ignore[union-attr]
         torch.testing.assert_close(found[image], wanted, rtol=1e-4, atol=1e-5)

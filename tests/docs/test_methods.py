@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 
 from tests.docs.test_docs import DOCS, rows, section
+from torchgeo_debias.debias.losses import LOSSES
 from torchgeo_debias.debias.methods import METHODS
 
 PAGE = (DOCS / "methods.md").read_text()
@@ -26,6 +27,17 @@ def test_every_setting_stands_with_its_default() -> None:
     written = [re.findall(r"`(\w+)` ([^,]+)", cells[4]) for cells in TABLE]
     real = [[(f.name, json.dumps(f.default)) for f in fields(method.settings)] for method in METHODS.values()]
     assert written == real
+
+
+def test_every_loss_stands_in_its_table_with_source_and_settings() -> None:
+    written = [
+        (cells[0], cells[2], cells[3], re.findall(r"`(\w+)` ([^,]+)", cells[4]))
+        for cells in rows(section(PAGE, "Losses for training"))
+    ]
+    assert written == [
+        (f"`{name}`", loss.source, loss.origin, [(f.name, json.dumps(f.default)) for f in fields(loss.settings)])
+        for name, loss in LOSSES.items()
+    ]
 
 
 def test_every_method_is_told_in_a_sentence() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from torchgeo_debias.backbones import create_backbone
 from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.debias.losses import LOSSES
+from torchgeo_debias.debias.methods import METHODS as HEADS
 from torchgeo_debias.errors import ConfigError, DataError
 from torchgeo_debias.inference.classifier import PackagePredictor
 from torchgeo_debias.package import ModelPackage
@@ -80,7 +83,7 @@ def test_a_seed_repeats_it(trained: Trained, method: Method, toy: Chips, configu
     assert same(train(toy, for_method(method, configure)).package, trained.package)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not name.startswith("probe")], indirect=True)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "probe"], indirect=True)
 def test_another_seed_does_not(trained: Trained, method: Method, toy: Chips, configure: Configure) -> None:
     other = train(toy, replace(for_method(method, configure), seed=1, epochs=1)).package
     assert not same(other, trained.package)
@@ -102,7 +105,7 @@ def test_the_package_carries_what_was_trained_and_no_more(
 ) -> None:
     package = trained.package
     start = create_backbone("timm:test_vit", size=32, weights=for_method(method, configure).weights)
-    adapted = method in ("lora", "lora-la", "deblora")
+    adapted = method in ("lora", "deblora")
     assert (package.model.adapter is not None) == adapted
     assert (package.raw is not None) == (method == "deblora")
     assert (package.finetuned is not None) == (method == "finetune")
@@ -135,37 +138,97 @@ def test_deblora_keeps_its_biased_twin(toy: Chips, held_out: Chips, configure: C
     assert not np.allclose(prediction.raw, prediction.probabilities)
 
 
-@pytest.mark.parametrize("loss", ["l2", "ce", "l2+ce"])
-@pytest.mark.parametrize("head", ["joint", "refit", "targets", "calibrated"])
+@pytest.mark.parametrize("align", ["l2", "cosine", "ce", "l2+ce", "cosine+ce"])
+@pytest.mark.parametrize(
+    ("head", "head_on"), [("own", "features"), ("la", "features"), ("la", "targets"), ("la", "calibrated")]
+)
 def test_every_way_to_align_and_to_fit_the_head(
-    loss: str, head: str, toy: Chips, held_out: Chips, configure: Configure
+    align: str, head: str, head_on: str, toy: Chips, held_out: Chips, configure: Configure
 ) -> None:
-    if (loss, head) == ("l2", "joint"):
+    if head == "own" and "ce" not in align:
         with pytest.raises(ConfigError, match="trains no head"):
-            configure(align_loss=loss, head=head)
+            configure(align_loss=align, head=head)
         return
-    config = configure(align_loss=loss, head=head, epochs=3)
+    config = configure(align_loss=align, head=head, head_on=head_on, epochs=3)
     assert balanced_accuracy(predict(train(toy, config).package, config, held_out), held_out.labels) > 0.5
 
 
-@pytest.mark.parametrize("adjust", ["train", "posthoc", "refit"])
-def test_adjusting_favours_the_rare_class(adjust: str, toy: Chips, configure: Configure) -> None:
+@pytest.mark.parametrize("fields", [{"rounds": 2}, {"align_start": "adapted"}, {"align_class_loss": "focal"}])
+def test_a_variant_of_the_third_stage_is_another_model(
+    fields: dict[str, Any], toy: Chips, held_out: Chips, configure: Configure
+) -> None:
+    config = configure(epochs=3, **fields)
+    trained = train(toy, config)
+    assert balanced_accuracy(predict(trained.package, config, held_out), held_out.labels) > 0.5
+    assert not same(trained.package, train(toy, configure(epochs=3)).package)
+    assert ("align 2" in trained.seconds) == ("rounds" in fields)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains_a_network(loss: str, toy: Chips, held_out: Chips, configure: Configure) -> None:
+    # Margins of LDAM are those of cosines times 30; on logits of a linear head they take more steps.
+    config = configure(method="lora", loss=loss, epochs=12 if loss == "ldam" else 6, lr=3e-3)
+    assert balanced_accuracy(predict(train(toy, config).package, config, held_out), held_out.labels) > 0.5
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_goes_with_frozen_features(head: str, toy: Chips, held_out: Chips, configure: Configure) -> None:
+    config = configure(method="probe", head=head)
+    package = train(toy, config).package
+    assert balanced_accuracy(predict(package, config, held_out), held_out.labels) > 0.5
+    assert package.model.head.cosine == (head in ("cosine", "ldam", "sade"))
+
+
+def test_a_cosine_head_is_saved_and_read_as_one(toy: Chips, configure: Configure, tmp_path: Path) -> None:
+    config = configure(method="probe", head="cosine")
+    package = train(toy, config).package
+    package.save(tmp_path / "model")
+    again = ModelPackage.load(tmp_path / "model")
+    assert again.model.head.cosine
+    np.testing.assert_array_equal(predict(again, config, toy), predict(package, config, toy))
+
+
+@pytest.mark.parametrize(
+    "adjusted",
+    [{"loss": "balanced-softmax"}, {"head": "own", "head_settings": {"tau": 1.0}}, {"head": "la"}],
+)
+def test_adjusting_favours_the_rare_class(adjusted: dict[str, Any], toy: Chips, configure: Configure) -> None:
     """Chips that tell nothing: without adjustment the common class is likelier, with it the classes come near."""
     rng = np.random.default_rng(0)
     noise = replace(toy, images=rng.integers(0, 255, toy.images.shape, dtype=np.uint8))
+    plain = {"head": "ce"} if adjusted == {"head": "la"} else {}
     shares = []
-    for tau in (0.0, 1.0):
-        config = configure(method="lora-la", adjust=adjust, tau=tau, epochs=3, lr=1e-4)
+    for fields in (plain, adjusted):
+        config = configure(method="lora", epochs=3, lr=1e-4, **fields)
         shares.append(predict(train(noise, config).package, config, noise).mean(axis=0))
     assert shares[1][3] > shares[0][3]
     assert shares[1][0] < shares[0][0]
 
 
-def test_probe_la_is_the_probe_with_other_biases(toy: Chips, configure: Configure) -> None:
-    plain, adjusted = (train(toy, configure(method=name)).package.model.head for name in ("probe", "probe-la"))
+def test_la_is_the_probe_with_other_biases(toy: Chips, configure: Configure) -> None:
+    plain, adjusted = (train(toy, configure(method="probe", head=name)).package.model.head for name in ("auto", "la"))
     np.testing.assert_array_equal(plain.weight, adjusted.weight)
     expected = plain.bias - np.log(np.array(toy.table.counts) / len(toy) * len(toy.table.counts))
     np.testing.assert_allclose(adjusted.bias, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"head": "magic"}, "There is no head 'magic': choose among auto, own, ce"),
+        ({"loss": "magic"}, "There is no loss 'magic': choose among ce"),
+        ({"align_class_loss": "magic"}, "There is no loss 'magic'"),
+        ({"head": "smote", "head_settings": {"k": 0}}, "at least one neighbour"),
+        ({"head": "smote", "head_settings": {"q": 0}}, "Unknown field smote.q: choose among k"),
+        ({"head": "own", "head_settings": {"tau": -1.0}}, "must not be negative"),
+        ({"loss": "ce", "loss_settings": {"tau": 1}}, "The loss ce has nothing to set"),
+        ({"method": "probe", "head": "own"}, "trains no head along"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(fields: dict[str, Any], sentence: str, configure: Configure) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        configure(**fields)
 
 
 def test_classes_with_too_few_samples_are_refused(toy: Chips, configure: Configure) -> None:

@@ -16,6 +16,7 @@ from tests.training.test_methods import balanced_accuracy, predict, same
 from torchgeo_debias.backbones import AdapterSettings, add_adapter, create_backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
+from torchgeo_debias.debias.losses import build_loss
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError, OutputError
 from torchgeo_debias.progress import Progress
 from torchgeo_debias.training import TrainConfig, checkpoints, extract_features, train
@@ -179,7 +180,9 @@ def test_a_diverging_run_is_refused(method: str, toy: Chips, configure: Configur
 def test_only_the_lora_and_the_head_move(name: str, toy: Chips, configure: Configure) -> None:
     config = configure(backbone=name, epochs=1)
     backbone = add_adapter(create_backbone(config.backbone, size=32, weights=config.weights), AdapterSettings(rank=2))
-    module = StageModule(backbone, nn.Linear(backbone.dim, 4), statistics(), Objective(torch.zeros(4)), config)
+    module = StageModule(
+        backbone, nn.Linear(backbone.dim, 4), statistics(), Objective(build_loss("ce", toy.table)), config
+    )
     before = {name: value.clone() for name, value in module.state_dict().items()}
     run_stage(module, toy, None, "adapt", lambda progress: None)
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
@@ -195,7 +198,7 @@ def test_alignment_brings_features_to_their_targets(toy: Chips, configure: Confi
     centres = (start.mean(axis=0) + rng.normal(0, start.std(axis=0), (4, backbone.dim))).astype(np.float32)
     targets = centres[toy.labels]
     scale = torch.from_numpy(start.std(axis=0) + 1e-6)
-    objective = Objective(torch.zeros(4), torch.from_numpy(targets), scale, ce_weight=0.0, l2_weight=1.0)
+    objective = Objective(None, torch.from_numpy(targets), scale)
     module = StageModule(backbone.train(), nn.Linear(backbone.dim, 4), statistics(), objective, config)
     head = module.head.weight.detach().clone()
     run_stage(module, toy, None, "align", lambda progress: None)

@@ -79,7 +79,14 @@ def train(
     class_field: ClassField = None,
     method: Annotated[
         str | None,
-        typer.Option(help="probe, probe-la, lora, lora-la, finetune or deblora.", show_default="deblora"),
+        typer.Option(help="probe, lora, finetune or deblora.", show_default="deblora"),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Class loss of the network, such as ce or balanced-softmax.", show_default="ce")
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="How the classifier is made in the end, such as own, ce or la.", show_default="auto"),
     ] = None,
     imbalance: Annotated[
         float | None, typer.Option(help="Subsample to a long tail: largest class over smallest.")
@@ -130,8 +137,8 @@ def train(
 
     settings = read_config(
         TrainConfig, config,
-        method=method, seed=seed, weights=weights, precision=precision, epochs=epochs, batch_size=batch_size,
-        backbone=backbone, stretch=stretch, adapter=None if rank is None else {"rank": rank},
+        method=method, loss=loss, head=head, seed=seed, weights=weights, precision=precision, epochs=epochs,
+        batch_size=batch_size, backbone=backbone, stretch=stretch, adapter=None if rank is None else {"rank": rank},
     )  # fmt: skip
     check_target(out)
     check_held_out(hold_out, report)

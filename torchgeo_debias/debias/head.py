@@ -11,8 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
-from torchgeo_debias.errors import PackageError
-
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
 
@@ -40,12 +38,6 @@ class LinearHead:
         """The head with ``by`` of shape (C,) added to its logits."""
         return replace(self, bias=self.bias + by)
 
-    def _asdict(self) -> dict[str, Array]:
-        """The tensors of a stored head, by name."""
-        if self.cosine:  # stored as it stands it would be read as a plain head
-            raise PackageError("A head on features of unit length cannot be stored in a package or exported yet.")
-        return {"weight": self.weight, "bias": self.bias}
-
 
 def fit_head(
     features: Array, labels: npt.NDArray[np.int64], n_classes: int, weights: Floats | None = None
@@ -66,7 +58,8 @@ def logistic(
     features: Floats, labels: npt.NDArray[np.int64], n_classes: int, weights: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """Weight (C, D) and bias (C,) that minimise ``sum_i w_i CE_i + |W|^2 / 2``, for features taken as they are."""
-    model = LogisticRegression(C=1.0, max_iter=1000)
+    # Of two classes scikit-learn fits the difference of the rows alone, whose square is twice that of both.
+    model = LogisticRegression(C=2.0 if n_classes == 2 else 1.0, max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the loss is flat long before lbfgs says so
         model.fit(features, labels, sample_weight=weights)

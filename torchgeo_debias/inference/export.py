@@ -113,8 +113,10 @@ class _Whole(nn.Module):
         for part in (package.model, package.raw):
             if part is not None:
                 head = nn.Linear(*part.head.weight.shape[::-1])
-                head.load_state_dict({k: torch.from_numpy(v) for k, v in part.head._asdict().items()})
-                self.heads.append(head)
+                head.load_state_dict(
+                    {"weight": torch.from_numpy(part.head.weight), "bias": torch.from_numpy(part.head.bias)}
+                )
+                self.heads.append(nn.Sequential(_UnitLength(), head) if part.head.cosine else head)
         for first, second in zip(*(b.named_modules() for b in self.backbones), strict=True) if package.raw else ():
             _tie(first[1], second[1])
 
@@ -122,6 +124,13 @@ class _Whole(nn.Module):
         normal = self._normalisation(images, valid)
         pairs = zip(self.backbones, self.heads, strict=True)
         return tuple(cast(Tensor, head(backbone(normal))).softmax(dim=1) for backbone, head in pairs)
+
+
+class _UnitLength(nn.Module):
+    """What a cosine head does to features (N, D) first."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.normalize(features)
 
 
 def _tie(first: nn.Module, second: nn.Module) -> None:

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torchgeo_debias.backbones import AdapterSettings, Pool, Precision
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
+from torchgeo_debias.debias.losses import loss_settings
+from torchgeo_debias.debias.methods import METHODS as HEADS
+from torchgeo_debias.debias.methods import method_settings
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.fields import read_fields
 from torchgeo_debias.training.settings import Settings
 
-Method = Literal["probe", "probe-la", "lora", "lora-la", "finetune", "deblora"]
+Method = Literal["probe", "lora", "finetune", "deblora"]
 METHODS: tuple[Method, ...] = get_args(Method)
-AlignLoss = Literal["l2", "ce", "l2+ce"]
-HeadFit = Literal["joint", "refit", "targets", "calibrated"]
-Adjust = Literal["train", "posthoc", "refit"]
+AlignLoss = Literal["l2", "cosine", "ce", "l2+ce", "cosine+ce"]
+AlignStart = Literal["fresh", "adapted"]
+HeadOn = Literal["features", "targets", "calibrated"]
+OWN = "own"
+"""The head that is trained along with the network, in place of one that is fitted afterwards."""
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Of the head that was trained along.
+
+    Attributes:
+        tau: Strength of a logit adjustment of the finished head (Menon et al. 2021); 0 is none.
+    """
+
+    tau: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.tau < 0:
+            raise ConfigError(f"own.tau must not be negative; received {self.tau}.")
 
 
 @dataclass(frozen=True)
@@ -23,25 +44,30 @@ class TrainConfig(Settings):
     """Configuration of :func:`torchgeo_debias.training.train`.
 
     Attributes:
-        method: ``probe``: logistic regression on frozen features; ``probe-la``: the same, logits adjusted
-            afterwards; ``lora``: LoRA and cross-entropy; ``lora-la``: LoRA with logit adjustment;
-            ``finetune``: all weights; ``deblora``: the three stages.
+        method: How features are made. ``probe``: by the frozen backbone; ``lora``: by a LoRA (or another adapter);
+            ``finetune``: all weights are trained; ``deblora``: the three stages.
+        loss: Class loss of ``lora``, ``finetune`` and of stage 1, a name in
+            :data:`torchgeo_debias.debias.losses.LOSSES`.
+        loss_settings: Of that loss, by field.
         backbone: Name in the registry.
         weights: ``auto``, ``hub``, ``wheel``, ``random`` or a path.
         pool: How tokens become one feature. Ours.
         adapter: What is trained in place of the backbone; a LoRA of rank 8 as in the released code, the rest ours.
         debias: Stage 2; see there.
-        align_loss: Stage 3: ``l2`` to the calibrated features (reconstructed Eq. 4), ``ce`` (logit-adjusted
-            cross-entropy, the control without them), or both. Ours: both; ``docs/method.md`` has the measurement.
-        align_weight: Weight of the l2 term where both are used. Ours.
-        head: How the head of ``deblora`` is fitted. ``joint``: with the LoRA of stage 3. The others are logistic
-            regressions with the logits adjusted afterwards: ``refit`` on the aligned features (a linear probe, as in
-            the paper), ``targets`` on the calibrated features that stage 3 aimed at, ``calibrated`` on the aligned
-            features, calibrated once more. Ours, by validation: ``calibrated``.
-        tau: Strength of the logit adjustment in ``probe-la``, ``lora-la`` and ``deblora``; 0 is none.
-        adjust: How the logits are adjusted in ``lora-la``: in training (``train``); afterwards (``posthoc``); or
-            afterwards, on a logistic regression fitted anew on the adapted features (``refit``; in validation
-            0.4 points of macro-F1 ahead of ``posthoc``, which is no difference).
+        align_loss: Stage 3: ``l2`` or ``cosine`` distance to the calibrated features (l2: reconstructed Eq. 4), ``ce``
+            (the class loss alone, the control without them), or both. Ours: ``l2+ce``; ``docs/method.md`` has the
+            measurement.
+        align_weight: Weight of the distance where both are used. Ours.
+        align_class_loss: Class loss of stage 3, as ``loss``. Ours: ``balanced-softmax``.
+        align_start: ``fresh``: stage 3 trains a new adapter (paper, second-hand); ``adapted``: it goes on from that of
+            stage 1. Ours.
+        rounds: How often the stages debias and align are run, each on the features of the one before. Ours.
+        head: How the classifier is made in the end: ``own``, the head that was trained along; or fitted on the features
+            of the training chips, by a name in :data:`torchgeo_debias.debias.methods.METHODS`. ``auto``: ``ce`` for
+            ``probe``, ``own`` for ``lora`` and ``finetune``, ``la`` for ``deblora`` (ours, by validation).
+        head_settings: Of that method, by field; of ``own``, ``tau``: the strength of a logit adjustment afterwards.
+        head_on: What the head of ``deblora`` is fitted on: its ``features`` (a linear probe, as in the paper); the
+            ``targets`` that stage 3 aimed at; or its features, ``calibrated`` once more (ours, by validation).
         epochs: Of the stages adapt and align each.
         batch_size: Chips a step.
         lr: Peak learning rate of AdamW (1e-3 in the released code); ``finetune`` uses a hundredth of it.
@@ -58,6 +84,8 @@ class TrainConfig(Settings):
     """
 
     method: Method = "deblora"
+    loss: str = "ce"
+    loss_settings: dict[str, Any] = field(default_factory=dict)
     backbone: str = "dinov2_vits14"
     weights: str = "auto"
     pool: Pool = "cls+mean"
@@ -65,9 +93,12 @@ class TrainConfig(Settings):
     debias: DebiasSettings = field(default_factory=DebiasSettings)
     align_loss: AlignLoss = "l2+ce"
     align_weight: float = 1.0
-    head: HeadFit = "calibrated"
-    tau: float = 1.0
-    adjust: Adjust = "refit"
+    align_class_loss: str = "balanced-softmax"
+    align_start: AlignStart = "fresh"
+    rounds: int = 1
+    head: str = "auto"
+    head_settings: dict[str, Any] = field(default_factory=dict)
+    head_on: HeadOn = "calibrated"
     epochs: int = 10
     batch_size: int = 16
     lr: float = 1e-3
@@ -83,6 +114,23 @@ class TrainConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check(counts=["devices"])
-        if self.align_loss == "l2" and self.head == "joint":
-            raise ConfigError("align_loss 'l2' trains no head: choose another head, or align_loss 'l2+ce'.")
+        self._check(counts=["devices", "rounds"])
+        loss_settings(self.loss, self.loss_settings)
+        loss_settings(self.align_class_loss)
+        if self.head_name == OWN:
+            read_fields(OwnSettings, self.head_settings, "own.")
+        elif self.head_name in HEADS:
+            method_settings(self.head_name, self.head_settings)
+        else:
+            raise ConfigError(f"There is no head {self.head!r}: choose among auto, {OWN}, {', '.join(HEADS)}.")
+        if self.head_name == OWN and self.method == "probe":
+            raise ConfigError("The method probe trains no head along: choose another head, such as ce or la.")
+        if self.head_name == OWN and self.method == "deblora" and "ce" not in self.align_loss:
+            raise ConfigError(f"align_loss {self.align_loss!r} trains no head: choose another head, or one with +ce.")
+
+    @property
+    def head_name(self) -> str:
+        """What ``auto`` comes to."""
+        if self.head != "auto":
+            return self.head
+        return {"probe": "ce", "deblora": "la"}.get(self.method, OWN)

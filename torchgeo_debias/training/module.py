@@ -19,6 +19,7 @@ from torchgeo_debias.backbones import Backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
+from torchgeo_debias.debias.losses import LongTailLoss
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.checkpoints import pieces_of, stage_folder
 from torchgeo_debias.training.config import TrainConfig
@@ -27,21 +28,21 @@ from torchgeo_debias.training.loop import Stage, fit
 
 @dataclass(frozen=True)
 class Objective:
-    """What a stage minimises: ``ce_weight * CE(logits + offset, y) + l2_weight * mean(((z - target) / scale)^2)``.
+    """What a stage minimises: a class loss, plus ``weight`` times the distance of the features to their targets.
+
+    The distance is ``mean(((z - target) / scale)^2)`` or ``mean(1 - cos(z, target))``.
 
     Attributes:
-        offset: (C,) added to the logits inside the cross-entropy, zeros for none.
+        loss: Class loss, None where the stage has none.
         targets: (N, D) calibrated features, None where the stage has no such term.
-        scale: (D,) standard deviation of the features, so that the l2 term does not depend on their unit.
-        ce_weight: 0 or 1.
-        l2_weight: At least 0.
+        scale: (D,) standard deviation of the features, so that their unit does not matter; None for the cosine.
+        weight: Of the distance, at least 0.
     """
 
-    offset: Tensor
+    loss: LongTailLoss | None
     targets: Tensor | None = None
     scale: Tensor | None = None
-    ce_weight: float = 1.0
-    l2_weight: float = 0.0
+    weight: float = 1.0
 
 
 class StageModule(Stage):
@@ -62,11 +63,9 @@ class StageModule(Stage):
         self.backbone = backbone
         self.head = head
         self.normalisation = normalisation
-        self.l2_weight = objective.l2_weight
-        self.ce_weight = objective.ce_weight
+        self.loss = objective.loss
+        self.weight = objective.weight
         # Buffers, so that they follow the module to its device.
-        self.offset: Tensor
-        self.register_buffer("offset", objective.offset, persistent=False)
         self.targets: Tensor | None
         self.register_buffer("targets", objective.targets, persistent=False)
         self.scale: Tensor | None
@@ -80,14 +79,18 @@ class StageModule(Stage):
             images = random_symmetry(images)
         features = self.backbone(images).float()
         loss: Tensor = features.new_zeros(())
-        if self.ce_weight:
-            logits = self.head(features) + self.offset
-            loss = loss + self.ce_weight * F.cross_entropy(logits, batch["label"])
-        if self.targets is not None and self.scale is not None:
-            gap = (features - self.targets[batch["index"]]) / self.scale
-            loss = loss + self.l2_weight * gap.square().mean()
+        if self.loss is not None:
+            self.loss.at(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
+            loss = loss + self.loss(self.head(features), batch["label"], index=batch["index"], features=features)
+        if self.targets is not None:
+            loss = loss + self.weight * self._distance(features, self.targets[batch["index"]])
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
+
+    def _distance(self, features: Tensor, targets: Tensor) -> Tensor:
+        if self.scale is None:
+            return (1 - F.cosine_similarity(features, targets)).mean()
+        return ((features - targets) / self.scale).square().mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Macro-F1 of the plain logits on the held-out chips."""

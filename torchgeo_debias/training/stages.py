@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchgeo_debias.backbones import Backbone, add_adapter, create_backbone, find_experts
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
-from torchgeo_debias.debias import Calibration, LinearHead, calibrate, fit_head, logit_adjustment
+from torchgeo_debias.debias import Calibration, LinearHead, calibrate, logit_adjustment
+from torchgeo_debias.debias.losses import LongTailLoss, Weighted, build_loss
+from torchgeo_debias.debias.methods import fit_method
+from torchgeo_debias.debias.methods.weighting import EquitySettings, chip_weights
+from torchgeo_debias.debias.samples import Samples
+from torchgeo_debias.package import Classifier
 from torchgeo_debias.progress import ProgressCallback
-from torchgeo_debias.training.config import TrainConfig
+from torchgeo_debias.training.config import OWN, OwnSettings, TrainConfig
 from torchgeo_debias.training.features import cached_features
 from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
-from torchgeo_debias.training.parts import Timed, feature_unit
+from torchgeo_debias.training.parts import Timed, adapter_of, feature_unit
 
 Array = npt.NDArray[np.float32]
 
@@ -80,21 +88,25 @@ class Run(Timed):
         )
 
 
-def offset(run: Run, tau: float) -> Tensor:
-    """Logit adjustment of the training chips' classes as a tensor (C,)."""
-    return torch.from_numpy(logit_adjustment(run.chips.table, tau))
+def training_loss(run: Run, name: str, settings: Mapping[str, Any] | None = None) -> LongTailLoss:
+    """A class loss for these chips; where it weighs single chips, by the clusters of their frozen features."""
+    loss = build_loss(name, run.chips.table, settings)
+    if isinstance(loss, Weighted):
+        frozen = run.features(run.backbone(), "frozen features")
+        loss.weigh(chip_weights(frozen, EquitySettings(), run.config.seed))
+    return loss
 
 
-def adapt(run: Run, tau: float = 0.0) -> tuple[Backbone, LinearHead]:
-    """Stage 1: backbone + LoRA + head under cross-entropy, adjusted by ``tau`` (0: plain)."""
-    return _fit(run, run.adapted(), Objective(offset(run, tau)), "adapt", run.config)
+def adapt(run: Run) -> tuple[Backbone, LinearHead]:
+    """Stage 1: backbone, adapter and head under the class loss."""
+    loss = training_loss(run, run.config.loss, run.config.loss_settings)
+    return _fit(run, run.adapted(), Objective(loss), "adapt", run.config)
 
 
 def finetune(run: Run) -> tuple[Backbone, LinearHead]:
     """The yardstick that trains all weights, at a hundredth of LoRA's learning rate."""
-    return _fit(
-        run, run.backbone(), Objective(offset(run, 0.0)), "finetune", replace(run.config, lr=run.config.lr / 100)
-    )
+    loss = training_loss(run, run.config.loss, run.config.loss_settings)
+    return _fit(run, run.backbone(), Objective(loss), "finetune", replace(run.config, lr=run.config.lr / 100))
 
 
 def debias(run: Run, features: Array) -> Calibration:
@@ -103,36 +115,71 @@ def debias(run: Run, features: Array) -> Calibration:
         return calibrate(features, run.chips.labels, run.chips.table, run.config.debias, run.config.seed)
 
 
-def align(run: Run, features: Array, targets: Array) -> tuple[Backbone, LinearHead]:
-    """Stage 3: a fresh LoRA whose features meet the calibrated ones, and its head.
+def align(
+    run: Run, features: Array, targets: Array, start: Backbone, stage: str = "align"
+) -> tuple[Backbone, LinearHead]:
+    """Stage 3: an adapter whose features meet the calibrated ones, and the head that is trained along.
 
     Args:
         run: The run.
-        features: (N, D) of stage 1.
+        features: (N, D) of the stage before.
         targets: (N, D), calibrated.
+        start: The backbone of the stage before, which ``align_start`` may go on from; it is left as it is.
+        stage: Name shown to people, and of the checkpoint.
     """
     config = run.config
-    with_l2 = config.align_loss != "ce"
+    distance, _, class_loss = config.align_loss.partition("+")
+    aimed = distance != "ce"
     objective = Objective(
-        offset(run, config.tau),
-        torch.from_numpy(targets) if with_l2 else None,
-        torch.from_numpy(feature_unit(features)) if with_l2 else None,
-        ce_weight=float(config.align_loss != "l2"),
-        l2_weight=config.align_weight if config.align_loss == "l2+ce" else 1.0,
+        training_loss(run, config.align_class_loss) if "ce" in (distance, class_loss) else None,
+        torch.from_numpy(targets) if aimed else None,
+        torch.from_numpy(feature_unit(features)) if distance == "l2" else None,
+        config.align_weight if class_loss else 1.0,
     )
-    backbone, joint = _fit(run, run.adapted(), objective, "align", config)
-    if config.head == "joint":
-        return backbone, joint
-    if config.head == "targets":
-        return backbone, adjusted_head(run, targets)
-    aligned = run.features(backbone, "aligned features")
-    return backbone, adjusted_head(run, aligned if config.head == "refit" else debias(run, aligned).targets)
+    backbone = run.adapted() if config.align_start == "fresh" else copy.deepcopy(start)
+    return _fit(run, backbone, objective, stage, config)
 
 
-def adjusted_head(run: Run, features: Array, tau: float | None = None) -> LinearHead:
-    """Logistic regression on features of the training chips, its logits adjusted by ``tau`` (None: the run's)."""
-    head = fit_head(features, run.chips.labels, len(run.chips.table.names))
-    return head.shifted(-logit_adjustment(run.chips.table, run.config.tau if tau is None else tau))
+def deblora(run: Run) -> tuple[Backbone, LinearHead, Classifier]:
+    """All stages.
+
+    Returns:
+        The de-biased backbone, its classifier, and the plain one of stage 1.
+    """
+    backbone, own = adapt(run)
+    raw = Classifier(adapter_of(backbone), own)
+    for number in range(1, run.config.rounds + 1):
+        again = "" if number == 1 else f" {number}"
+        features = run.features(backbone, f"features{again}")
+        targets = debias(run, features).targets
+        backbone, own = align(run, features, targets, backbone, f"align{again}")
+    if run.config.head_name != OWN and run.config.head_on == "targets":
+        return backbone, fitted_head(run, targets), raw
+    return backbone, finished_head(run, backbone, own), raw
+
+
+def finished_head(run: Run, backbone: Backbone, own: LinearHead | None) -> LinearHead:
+    """The classifier on finished features: the one that was trained along, or one that is fitted on them.
+
+    Args:
+        run: The run.
+        backbone: As trained.
+        own: The head that was trained along, if any.
+    """
+    config = run.config
+    if config.head_name == OWN and own is not None:
+        return own.shifted(-logit_adjustment(run.chips.table, OwnSettings(**config.head_settings).tau))
+    features = run.features(backbone, "final features")
+    if config.method == "deblora" and config.head_on == "calibrated":
+        features = debias(run, features).targets
+    return fitted_head(run, features)
+
+
+def fitted_head(run: Run, features: Array) -> LinearHead:
+    """The head that the configuration names, fitted on features (N, D) of the training chips."""
+    config = run.config
+    samples = Samples(features, run.chips.labels, run.chips.table)
+    return fit_method(config.head_name, samples, config.head_settings, config.seed)
 
 
 def _fit(

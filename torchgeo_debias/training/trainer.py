@@ -11,14 +11,14 @@ from torchgeo_debias.backbones import Backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.splits import split_by_source
-from torchgeo_debias.debias import LinearHead, logit_adjustment
+from torchgeo_debias.debias import LinearHead
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.files import make_folder
 from torchgeo_debias.package import Classifier, ModelPackage
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.parts import adapter_of, package_parts, statistics_of
-from torchgeo_debias.training.stages import Run, adapt, adjusted_head, align, debias, finetune
+from torchgeo_debias.training.stages import Run, adapt, deblora, finetune, finished_head
 
 
 @dataclass(frozen=True)
@@ -86,46 +86,24 @@ Result = tuple[Backbone, LinearHead, Classifier | None]
 
 def _probe(run: Run) -> Result:
     backbone = run.backbone()
-    return backbone, adjusted_head(run, run.features(backbone, "features"), tau=0.0), None
-
-
-def _probe_la(run: Run) -> Result:
-    backbone = run.backbone()
-    return backbone, adjusted_head(run, run.features(backbone, "features")), None
+    return backbone, finished_head(run, backbone, None), None
 
 
 def _lora(run: Run) -> Result:
-    return (*adapt(run), None)
-
-
-def _lora_la(run: Run) -> Result:
-    if run.config.adjust == "train":
-        return (*adapt(run, run.config.tau), None)
-    backbone, head = adapt(run)
-    if run.config.adjust == "refit":
-        return backbone, adjusted_head(run, run.features(backbone, "features")), None
-    return backbone, head.shifted(-logit_adjustment(run.chips.table, run.config.tau)), None
+    backbone, own = adapt(run)
+    return backbone, finished_head(run, backbone, own), None
 
 
 def _finetune(run: Run) -> Result:
-    return (*finetune(run), None)
-
-
-def _deblora(run: Run) -> Result:
-    biased, head = adapt(run)
-    raw = Classifier(adapter_of(biased), head)
-    features = run.features(biased, "features")
-    calibration = debias(run, features)
-    return (*align(run, features, calibration.targets), raw)
+    backbone, own = finetune(run)
+    return backbone, finished_head(run, backbone, own), None
 
 
 _METHODS: dict[str, Callable[[Run], Result]] = {
     "probe": _probe,
-    "probe-la": _probe_la,
     "lora": _lora,
-    "lora-la": _lora_la,
     "finetune": _finetune,
-    "deblora": _deblora,
+    "deblora": deblora,
 }
 
 

@@ -15,6 +15,7 @@ WINDOW = "WINDOW"
 WINDOW_UNIT = "WINDOW_UNIT"
 MARGIN = "MARGIN"
 BACKGROUND = "BACKGROUND"
+HEAD = "HEAD"
 
 
 class Train(TrainingAlgorithm):
@@ -35,7 +36,7 @@ class Train(TrainingAlgorithm):
     }  # fmt: skip
     TAGS = ("train", "classifier", "debLoRA", "LoRA", "fine-tune")
     KINDS = (QgsProcessing.SourceType.TypeVectorPolygon, QgsProcessing.SourceType.TypeVectorPoint)
-    METHODS = ("probe", "probe-la", "lora", "lora-la", "finetune", "deblora")
+    METHODS = ("probe", "lora", "finetune", "deblora")
     METHOD_HELP = "deblora is the method of this plugin; the others are plain ones to compare with."
     FLAGS: ClassVar[dict[str, str]] = {
         CHIP_SIZE: "--chip-size",
@@ -43,6 +44,7 @@ class Train(TrainingAlgorithm):
         WINDOW_UNIT: "--window-unit",
         MARGIN: "--margin",
         BACKGROUND: "--background",
+        HEAD: "--head",
     }
 
     def own_parameters(self) -> list[Parameter]:
@@ -58,5 +60,11 @@ class Train(TrainingAlgorithm):
             ),
             p.choice(WINDOW_UNIT, "Unit of the window", "Pixels or metres.", ["px", "m"]),
             p.number(CHIP_SIZE, "Side of the model's input in pixels", "Windows are resampled to it.", 112, **p.COUNT),
+            p.text(
+                HEAD, "Classifier on the features",
+                "As the library names it: own for the one that is trained along; ce, la, smote, cosine and others are "
+                "fitted in the end, each with its way of favouring rare classes. Left out: own for lora and finetune, "
+                "ce for probe, la for deblora.",
+            ),
             p.number(MARGIN, "Context around a fitted object", "As a share of its longest side.", optional=True, low=0),
         ]  # fmt: skip

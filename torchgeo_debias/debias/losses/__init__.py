@@ -8,6 +8,7 @@ from typing import Any
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.losses import classification
+from torchgeo_debias.debias.losses.classification import Weighted
 from torchgeo_debias.debias.losses.domains import DomainAlignment, DomainSettings
 from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
 from torchgeo_debias.debias.losses.subclass import SubclassContrast, SubclassSettings
@@ -21,6 +22,7 @@ __all__ = [
     "Loss",
     "SubclassContrast",
     "SubclassSettings",
+    "Weighted",
     "build_loss",
     "loss_settings",
 ]

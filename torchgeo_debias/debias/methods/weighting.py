@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.clustering import check_clustering, cluster
-from torchgeo_debias.debias.head import LinearHead, fit_head
+from torchgeo_debias.debias.head import Array, LinearHead, fit_head
 from torchgeo_debias.debias.methods.balance import Weights, class_weights, even_weights, shares
 from torchgeo_debias.debias.methods.registry import Method, NoSettings
 from torchgeo_debias.debias.samples import Samples
@@ -104,9 +104,21 @@ def _retrained(samples: Samples, settings: RetrainingSettings, seed: int) -> Lin
 
 
 def _equity(samples: Samples, settings: EquitySettings, seed: int) -> LinearHead:
-    scaled = StandardScaler().fit_transform(samples.features)
+    return _weighted(samples, chip_weights(samples.features, settings, seed))
+
+
+def chip_weights(features: Array, settings: EquitySettings, seed: int) -> Weights:
+    """Weights (N,) of samples by the size of the cluster that their feature lies in, whatever their class; mean 1.
+
+    Args:
+        features: (N, D).
+        settings: See :class:`EquitySettings`.
+        seed: Of the clustering.
+    """
+    scaled = StandardScaler().fit_transform(features)
     assignment = cluster(scaled, settings.n_clusters, rho=None, seed=seed).assignment
-    return _weighted(samples, equity_weights(np.bincount(assignment), settings)[assignment])
+    weights: Weights = equity_weights(np.bincount(assignment), settings)[assignment]
+    return weights
 
 
 def equity_weights(sizes: np.typing.NDArray[np.int64], settings: EquitySettings) -> Weights:
