@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.losses import build_loss
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError, OutputError
 from torchgeo_debias.progress import Progress
-from torchgeo_debias.training import TrainConfig, checkpoints, extract_features, train
+from torchgeo_debias.training import TrainConfig, checkpoints, extract_features, stages, train
 from torchgeo_debias.training.module import Objective, StageModule, random_symmetry, run_stage
 
 Configure = Callable[..., TrainConfig]
@@ -73,6 +75,38 @@ def test_a_finished_run_is_not_trained_again(toy: Chips, configure: Configure, t
     seen: Steps = []
     assert same(first, train(toy, config, progress=seen.append, checkpoints=tmp_path).package)
     assert steps(seen, "adapt") == steps(seen, "align") == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"align_start": "adapted"}, {"align_start": "adapted", "rounds": 2}, {"rounds": 2}]
+)
+def test_stage_3_that_is_trained_again_on_what_was_kept_comes_out_the_same(
+    options: dict[str, Any], toy: Chips, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(epochs=1, head="own", adapter=AdapterSettings(rank=2, dropout=0.2), **options)
+    first = train(toy, config, checkpoints=tmp_path).package
+    for folder in tmp_path.glob("align*"):
+        shutil.rmtree(folder)
+    seen: Steps = []
+    assert same(first, train(toy, config, progress=seen.append, checkpoints=tmp_path).package)
+    assert steps(seen, "align")
+    assert not steps(seen, "adapt")
+
+
+@pytest.mark.parametrize(
+    "options", [{"align_start": "adapted"}, {"adapter": AdapterSettings("plora", rank=2, dropout=0.2, experts=2)}]
+)
+def test_every_stage_trains_with_dropout(
+    options: dict[str, Any], toy: Chips, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: dict[str, bool] = {}
+
+    def seen_by(module: StageModule, chips: Chips, validation: Chips | None, stage: str, *others: Any) -> None:
+        modes[stage] = all(part.training for part in module.backbone.modules())
+
+    monkeypatch.setattr(stages, "run_stage", seen_by)
+    train(toy, configure(**options))
+    assert modes == {"adapt": True, "align": True}
 
 
 def test_checkpoints_of_anything_else_are_not_used(toy: Chips, configure: Configure, tmp_path: Path) -> None:

@@ -136,7 +136,12 @@ def align(
         torch.from_numpy(feature_unit(features)) if distance == "l2" else None,
         config.align_weight if class_loss else 1.0,
     )
-    backbone = run.adapted() if config.align_start == "fresh" else copy.deepcopy(start)
+    if config.align_start == "fresh":
+        backbone = run.adapted()
+    else:
+        backbone = copy.deepcopy(start)
+        # The new head is drawn now; what was drawn before depends on which stages a resumed run found finished.
+        L.seed_everything(config.seed, workers=True, verbose=False)
     return _fit(run, backbone, objective, stage, config)
 
 
@@ -186,6 +191,7 @@ def _fit(
     run: Run, backbone: Backbone, objective: Objective, stage: str, config: TrainConfig
 ) -> tuple[Backbone, LinearHead]:
     head = nn.Linear(backbone.dim, len(run.chips.table.names))
+    backbone.train()  # extraction of features, by which experts are found or targets are made, turned dropout off
     module = StageModule(backbone, head, run.normalisation, objective, config)
     with run.timed(stage):
         run_stage(module, run.chips, run.validation, stage, run.progress, run.checkpoints)
