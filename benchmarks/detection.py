@@ -125,6 +125,9 @@ def methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Fields of the configuration by name of a row."""
     known: dict[str, dict[str, Any]] = {
         **{name: {"method": name} for name in ("lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora")},
+        "deblora, fresh, all": {"method": "deblora", "align_start": "fresh", "align_on": "all"},
+        "deblora, all": {"method": "deblora", "align_on": "all"},
+        "deblora, pull 0.5": {"method": "deblora", "debias": DebiasSettings(pull=0.5)},
         "deblora, pull 0": {"method": "deblora", "debias": DebiasSettings(pull=0.0)},
         "deblora, global centre": {"method": "deblora", "debias": DebiasSettings(centre="global")},
     }

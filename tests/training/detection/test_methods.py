@@ -114,7 +114,7 @@ def test_the_twin_of_deblora_is_the_plain_lora(configure: Configure) -> None:
 
 
 def test_the_equal_twin_differs_from_the_model_in_the_aim_alone(configure: Configure) -> None:
-    config = configure(method="deblora", twin="equal", epochs=1)
+    config = configure(method="deblora", twin="equal", epochs=1, debias=DebiasSettings(n_clusters=4, pull=0.5))
     seen: list[Progress] = []
     package = train_detector(scenes(), TILES, config, progress=seen.append).package
     last = {progress.stage: (progress.done, progress.total) for progress in seen}

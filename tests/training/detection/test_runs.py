@@ -182,7 +182,7 @@ def test_without_a_share_the_head_is_not_fitted_anew(configure: Configure) -> No
 
 @pytest.mark.parametrize("oriented", [False, True])
 def test_targets_are_those_of_the_classifiers_calibration(oriented: bool, configure: Configure) -> None:
-    run = run_of(configure(oriented=oriented, epochs=1), oriented=oriented)
+    run = run_of(configure(oriented=oriented, epochs=1, align_on="all"), oriented=oriented)
     detector = run.detector(adapted=True)
     features, labels, counted = features_of(run, detector)
     assert [len(own) for own in features] == [4, 4, 4, 4]
@@ -208,7 +208,7 @@ def test_an_object_in_several_tiles_counts_once_where_most_of_it_lies(
     pixels = objects.images[0].picture.read(0, 0, 96, 96)[0]
     first = replace(objects.images[0], picture=ArrayPicture(pixels, hidden, objects.bands))
     objects = replace(objects, images=(first, *objects.images[1:]))
-    run = run_of(configure(debias=DebiasSettings(n_clusters=4, gamma0=1.0, pull=0.5)))
+    run = run_of(configure(debias=DebiasSettings(n_clusters=4, gamma0=1.0, pull=0.5), align_on="all"))
     run.tiles = TrainTiles(ObjectTiles(objects, TileSpec(64, overlap=0.5)), 10)
     detector = run.detector(adapted=True)
     features, labels, counted = features_of(run, detector)
@@ -249,8 +249,35 @@ def test_an_object_in_several_tiles_counts_once_where_most_of_it_lies(
     np.testing.assert_allclose(aim.scale, together[counted].std(axis=0), rtol=1e-4, atol=1e-5)
 
 
+def test_only_the_objects_of_moved_classes_have_an_aim_unless_all_do(configure: Configure) -> None:
+    run = run_of(configure(debias=DebiasSettings(n_clusters=4, pull=0.5)))
+    detector = run.detector(adapted=True)
+    labels = features_of(run, detector)[1]
+    drawn = ~np.isnan(np.concatenate(list(debias(run, detector).targets))).any(axis=1)
+    rare = np.array([group == "tail" for group in run.objects.table.groups])
+    assert 0 < drawn.sum() < len(drawn)
+    np.testing.assert_array_equal(drawn, rare[labels])
+    run.config = replace(run.config, align_on="all")
+    assert np.isfinite(np.concatenate(list(debias(run, detector).targets))).all()
+
+
+@pytest.mark.parametrize("start", ["adapted", "fresh"])
+def test_the_third_stage_goes_on_from_the_first_or_begins_anew(start: str, configure: Configure) -> None:
+    run = run_of(configure(epochs=1, align_start=start, lr=1e-12))  # hardly a step
+    detector = run.detector(adapted=True)
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if ".lora_B" in name:
+                parameter.fill_(0.5)
+    aligned = dict(align(run, detector, None).named_parameters())
+    ups = [value for name, value in aligned.items() if ".lora_B" in name]
+    torch.testing.assert_close(
+        torch.stack([up.mean() for up in ups]), torch.full((len(ups),), 0.5 * (start == "adapted"))
+    )
+
+
 def test_alignment_brings_features_to_their_targets(configure: Configure) -> None:
-    run = run_of(configure(epochs=15, augment=False, align_weight=20.0, refit_share=0.0, lr=5e-3))
+    run = run_of(configure(epochs=15, augment=False, align_on="all", align_weight=20.0, refit_share=0.0, lr=5e-3))
     detector = adapt(replace(run, config=replace(run.config, epochs=1)))
     aim = debias(run, detector)
     rng = np.random.default_rng(0)

@@ -13,6 +13,8 @@ from torchgeo_debias.detection import DetectorConfig
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.training.settings import Settings
 
+AlignStart = Literal["fresh", "adapted"]
+AlignOn = Literal["all", "moved"]
 DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
 DETECT_METHODS: tuple[DetectMethod, ...] = get_args(DetectMethod)
 Twin = Literal["plain", "equal"]
@@ -44,6 +46,10 @@ class DetectConfig(Settings):
             ``(1 + refit_share) * epochs``. Ours.
         class_loss: Of the stages align and refit of ``deblora``; ``lora``, ``finetune``, ``rfs`` and its stage adapt
             take the focal loss, the others the one they are named after. Ours.
+        align_start: ``adapted``: stage 3 goes on with the adapter of stage 1; ``fresh``: it trains a new one, as the
+            paper does (second-hand). Ours, see docs/detection.md.
+        align_on: Objects whose features stage 3 draws to their targets: those of the classes that were ``moved``, or
+            ``all``. Ours.
         align_weight: Weight of the l2 term of stage 3, in units of the features' standard deviation. Ours.
         refit_share: Share of ``epochs`` for which the head is fitted anew in the end, all else frozen; 0 keeps that of
             stage 3. Ours.
@@ -76,6 +82,8 @@ class DetectConfig(Settings):
     detector: DetectorConfig = field(default_factory=lambda: DetectorConfig(oriented=True))
     twin: Twin = "plain"
     class_loss: ClassLossName = "class-balanced"
+    align_start: AlignStart = "adapted"
+    align_on: AlignOn = "moved"
     align_weight: float = 1.0
     refit_share: float = 0.5
     repeat_threshold: float = 0.1

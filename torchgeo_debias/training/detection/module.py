@@ -26,7 +26,8 @@ class Aim:
     """What the features of objects are drawn to in stage 3: ``weight * mean(((z - target) / scale)^2)``.
 
     Attributes:
-        targets: Of each tile (n, D), the calibrated features of its objects that are not ignored, in their order.
+        targets: Of each tile (n, D), the calibrated features of its objects that are not ignored, in their order; NaN
+            where an object is drawn to nothing.
         scale: (D,) standard deviation of the features, so that the term does not depend on their unit.
         weight: At least 0.
     """
@@ -96,7 +97,8 @@ class DetectorStage(Stage):
         found = taught_features(pyramid, batch, self.detector.strides)
         targets = torch.from_numpy(np.concatenate([aim.targets[index] for index in batch.tiles.tolist()]))
         gap = (found - targets.to(found.device)) / torch.from_numpy(aim.scale).to(found.device)
-        return gap.square().sum() / max(gap.numel(), 1)
+        aimed = gap[~gap.isnan().any(dim=1)]
+        return aimed.square().sum() / max(aimed.numel(), 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Find objects in held-out tiles."""

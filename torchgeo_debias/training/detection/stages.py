@@ -193,8 +193,10 @@ def debias(run: DetectorRun, detector: Detector) -> Aim:
         once = together[counted], labels[counted]
         calibration = calibrate(*once, _with_counts(run.tiles.taught(), once[1]), config.debias, config.seed)
     ends = np.cumsum([len(own) for own in features])[:-1]
-    targets = np.split(calibration.moved(together, labels), ends)
-    return Aim(targets, feature_unit(once[0]), config.align_weight)
+    targets = calibration.moved(together, labels)
+    if config.align_on == "moved":
+        targets[calibration.pull[labels] == 0] = np.nan
+    return Aim(np.split(targets, ends), feature_unit(once[0]), config.align_weight)
 
 
 def _with_counts(table: ClassTable, labels: npt.NDArray[np.int64]) -> ClassTable:
@@ -203,7 +205,7 @@ def _with_counts(table: ClassTable, labels: npt.NDArray[np.int64]) -> ClassTable
 
 
 def align(run: DetectorRun, biased: Detector, aim: Aim | None, stage: str = "align") -> Detector:
-    """Stage 3: a fresh LoRA whose features meet the calibrated ones; neck and head go on from those of stage 1.
+    """Stage 3: a LoRA, fresh or that of stage 1, whose features meet the calibrated ones; neck and head go on.
 
     Args:
         run: The run.
@@ -212,8 +214,11 @@ def align(run: DetectorRun, biased: Detector, aim: Aim | None, stage: str = "ali
         stage: Name shown to people, and of the checkpoint.
     """
     detector = run.detector(adapted=True)
-    detector.neck.load_state_dict(biased.neck.state_dict())
-    detector.head.load_state_dict(biased.head.state_dict())
+    if run.config.align_start == "adapted":
+        detector.load_state_dict(biased.state_dict())
+    else:
+        detector.neck.load_state_dict(biased.neck.state_dict())
+        detector.head.load_state_dict(biased.head.state_dict())
     return run.fit(detector, run.config.class_loss, stage, aim=aim)
 
 
