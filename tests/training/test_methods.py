@@ -153,7 +153,15 @@ def test_every_way_to_align_and_to_fit_the_head(
     assert balanced_accuracy(predict(train(toy, config).package, config, held_out), held_out.labels) > 0.5
 
 
-@pytest.mark.parametrize("fields", [{"rounds": 2}, {"align_start": "adapted"}, {"align_class_loss": "focal"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rounds": 2},
+        {"align_start": "adapted"},
+        {"align_class_loss": "focal"},
+        {"align_class_loss_settings": {"tau": 0.5}},
+    ],
+)
 def test_a_variant_of_the_third_stage_is_another_model(
     fields: dict[str, Any], toy: Chips, held_out: Chips, configure: Configure
 ) -> None:
@@ -218,6 +226,9 @@ def test_la_is_the_probe_with_other_biases(toy: Chips, configure: Configure) -> 
         ({"head": "magic"}, "There is no head 'magic': choose among auto, own, ce"),
         ({"loss": "magic"}, "There is no loss 'magic': choose among ce"),
         ({"align_class_loss": "magic"}, "There is no loss 'magic'"),
+        ({"align_class_loss_settings": {"q": 1}}, "Unknown field balanced-softmax.q: choose among tau"),
+        ({"align_loss": "l2", "val_share": 0.2}, "align_loss 'l2' trains none: set val_share to 0"),
+        ({"align_loss": "cosine", "val_share": 0.2}, "val_share needs the scores of a head"),
         ({"head": "smote", "head_settings": {"k": 0}}, "at least one neighbour"),
         ({"head": "smote", "head_settings": {"q": 0}}, "Unknown field smote.q: choose among k"),
         ({"head": "own", "head_settings": {"tau": -1.0}}, "must not be negative"),

@@ -59,6 +59,7 @@ class TrainConfig(Settings):
             measurement.
         align_weight: Weight of the distance where both are used. Ours.
         align_class_loss: Class loss of stage 3, as ``loss``. Ours: ``balanced-softmax``.
+        align_class_loss_settings: Of that loss, by field.
         align_start: ``fresh``: stage 3 trains a new adapter (paper, second-hand); ``adapted``: it goes on from that of
             stage 1. Ours.
         rounds: How often the stages debias and align are run, each on the features of the one before. Ours.
@@ -94,6 +95,7 @@ class TrainConfig(Settings):
     align_loss: AlignLoss = "l2+ce"
     align_weight: float = 1.0
     align_class_loss: str = "balanced-softmax"
+    align_class_loss_settings: dict[str, Any] = field(default_factory=dict)
     align_start: AlignStart = "fresh"
     rounds: int = 1
     head: str = "auto"
@@ -116,7 +118,7 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         self._check(counts=["devices", "rounds"])
         loss_settings(self.loss, self.loss_settings)
-        loss_settings(self.align_class_loss)
+        loss_settings(self.align_class_loss, self.align_class_loss_settings)
         if self.head_name == OWN:
             read_fields(OwnSettings, self.head_settings, "own.")
         elif self.head_name in HEADS:
@@ -127,6 +129,11 @@ class TrainConfig(Settings):
             raise ConfigError("The method probe trains no head along: choose another head, such as ce or la.")
         if self.head_name == OWN and self.method == "deblora" and "ce" not in self.align_loss:
             raise ConfigError(f"align_loss {self.align_loss!r} trains no head: choose another head, or one with +ce.")
+        if self.val_share > 0 and self.method == "deblora" and "ce" not in self.align_loss:
+            raise ConfigError(
+                f"val_share needs the scores of a head, and align_loss {self.align_loss!r} trains none: set val_share "
+                "to 0, or choose an align_loss with ce."
+            )
 
     @property
     def head_name(self) -> str:

@@ -63,6 +63,8 @@ class StageModule(Stage):
         self.backbone = backbone
         self.head = head
         self.normalisation = normalisation
+        if objective.loss is None:
+            head.requires_grad_(False)  # else AdamW would shrink it
         self.loss = objective.loss
         self.weight = objective.weight
         # Buffers, so that they follow the module to its device.

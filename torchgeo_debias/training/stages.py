@@ -131,7 +131,9 @@ def align(
     distance, _, class_loss = config.align_loss.partition("+")
     aimed = distance != "ce"
     objective = Objective(
-        training_loss(run, config.align_class_loss) if "ce" in (distance, class_loss) else None,
+        training_loss(run, config.align_class_loss, config.align_class_loss_settings)
+        if "ce" in (distance, class_loss)
+        else None,
         torch.from_numpy(targets) if aimed else None,
         torch.from_numpy(feature_unit(features)) if distance == "l2" else None,
         config.align_weight if class_loss else 1.0,
