@@ -29,7 +29,7 @@ def decide(thresholds: Thresholds, *row: float) -> int:
     return int(thresholds.decide(np.array([row], np.float32))[0])
 
 
-def test_the_answer_is_the_possible_class_with_the_largest_score_relative_to_its_threshold() -> None:
+def test_the_answer_is_the_class_with_the_largest_score_relative_to_its_threshold() -> None:
     thresholds = limits(0.6, 0.4, 0.4)
     assert decide(thresholds, 0.5, 0.3, 0.2) == 0  # none is possible, and the nearest answers
     assert decide(thresholds, 0.62, 0.3, 0.08) == 0
@@ -42,7 +42,19 @@ def test_a_threshold_next_to_nothing_does_not_answer_everything() -> None:
     thresholds = limits(0.6, 0.4, 1e-9)
     assert decide(thresholds, 0.9, 0.05, 0.05) == 0
     assert thresholds.possible(np.array([[0.9, 0.05, 0.05]])).tolist() == [[True, False, True]]
-    assert decide(thresholds, 0.5, 0.2, 0.3) == 2  # it alone is possible
+    assert decide(thresholds, 0.5, 0.2, 0.3) == 2  # it alone is possible, and nearest
+
+
+def test_a_class_that_is_possible_at_next_to_nothing_does_not_beat_one_that_just_misses_its_threshold() -> None:
+    names = tuple("abcdefghij")
+    values, row = (0.9, 0.001, *[0.5] * 8), (0.89, 0.002, *[0.0135] * 8)
+    assert limits(*values, names=names).possible(np.array([row]))[0].tolist() == [i == 1 for i in range(10)]
+    assert decide(limits(*values, names=names), *row) == 0
+    assert decide(limits(*values, names=names, abstain="omit"), *row) == NOTHING
+    assert decide(limits(*values, names=names, abstain="unknown"), *row) == UNKNOWN
+    # As soon as it is above chance, and nothing else is nearer, it answers.
+    row = (0.8, 0.11, *[0.01125] * 8)
+    assert decide(limits(*values, names=names, abstain="omit"), *row) == 1
 
 
 def test_a_class_without_a_guarantee_answers_from_chance_on_and_is_always_possible() -> None:
@@ -74,12 +86,16 @@ def test_no_rows_are_no_answers() -> None:
     scores=st.lists(st.floats(0.01, 1), min_size=3, max_size=3),
     values=st.lists(st.floats(0, 1), min_size=3, max_size=3),
 )
-def test_the_answer_is_possible_where_any_class_is(scores: list[float], values: list[float]) -> None:
+def test_an_answer_is_possible_and_there_is_one_where_a_class_reaches_threshold_and_chance(
+    scores: list[float], values: list[float]
+) -> None:
     row = np.array([scores]) / np.sum(scores)
     thresholds = limits(*values, abstain="omit")
     possible = thresholds.possible(row)[0]
     answer = int(thresholds.decide(row)[0])
-    assert possible[answer] if possible.any() else answer == NOTHING
+    assert answer == NOTHING or possible[answer]
+    if (possible & (row[0] >= 1 / 3)).any():
+        assert row[0, answer] >= max(values[answer], 1 / 3)
 
 
 @given(st.lists(st.floats(-30, 30), min_size=4, max_size=4), st.floats(0.2, 8))
@@ -91,6 +107,21 @@ def test_the_temperature_divides_logits(logits: list[float], temperature: float)
     logs = log_softmax(rows / temperature, axis=1)
     seen = logs > -80  # what float32 holds
     assert np.allclose(np.log(found[seen]), logs[seen], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1 / 50, 50])
+def test_the_most_extreme_temperatures_give_finite_scores(temperature: float) -> None:
+    rows = np.array([[1, 0, 0], [0.5, 0.5, 0], [1e-38, 1e-30, 1]], np.float32)
+    found = tempered(rows, temperature)
+    assert np.isfinite(found).all()
+    assert np.allclose(found.sum(axis=1), 1)
+    assert (found.argmax(axis=1) == rows.argmax(axis=1)).all()
+
+
+def test_infinity_is_no_temperature() -> None:
+    for temperature in (float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="between 1/50 and 50"):
+            limits(0.5, 0.5, 0.5, temperature=temperature)
 
 
 def test_the_temperature_leaves_what_is_no_score_and_takes_sure_ones() -> None:
@@ -128,7 +159,9 @@ def broken(**changes: Any) -> dict[str, Any]:
         ([], "must be an object"),
         (broken(recall=1.0), "above 0 and below 1"),
         (broken(recall="0.9"), "thresholds.recall must be a number"),
-        (broken(temperature=0.0), "temperature of scores must be positive"),
+        (broken(temperature=0.0), "temperature of scores must lie between 1/50 and 50"),
+        (broken(temperature=1e-9), "between 1/50 and 50"),
+        (broken(temperature=51), "between 1/50 and 50"),
         (broken(temperature=float("nan")), "thresholds.temperature must be a number"),
         (broken(abstain="perhaps"), "one of never, omit, unknown"),
         (broken(classes=[]), "each class of the model once"),

@@ -39,8 +39,10 @@ _SLACK = 1e-4
 DEFINITION = (
     "Coverage of a class is the share of its samples whose score of that class reaches its threshold, recall the share "
     "that is answered with it, precision the share of answers of it that are right. Coverage is what the thresholds "
-    "were made for; recall is lower where several classes reach theirs and another one is the answer. Head, middle, "
-    "tail and macro values are plain means over the classes with a sample, a background class left out."
+    "were made for; recall is lower where another class is nearer to its own. A class without a guarantee has the "
+    "threshold 0, so that its coverage is 1 and says nothing, and is the answer only from chance on, 1 / number of "
+    "classes. Head, middle, tail and macro values are plain means over the classes with a sample, a background class "
+    "left out."
 )
 
 
@@ -126,7 +128,7 @@ def fit_thresholds(
         probabilities: (N, C) of the model as it is, rows sum to 1.
         table: The classes.
         recall: Wanted of each class, above 0 and below 1.
-        abstain: What becomes of a chip that is possibly of no class.
+        abstain: What becomes of a chip whose nearest class is not possible.
         seed: Of the choice.
 
     Raises:
@@ -205,7 +207,7 @@ class DecisionScores:
         recall: Of the one answer, likewise.
         per_class: By class name, in the order of class ids.
         possible: Mean number of possible classes of a sample.
-        abstained: Share of the samples that are possibly of no class and get no answer.
+        abstained: Share of the samples whose nearest class is not possible and that get no answer.
         definition: What the numbers mean, for printing beside them.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -14,13 +13,16 @@ from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.fields import read_fields
 
 Abstain = Literal["never", "omit", "unknown"]
-"""What becomes of a chip no class of which reaches its threshold: the nearest class, nothing, or :data:`UNKNOWN`."""
+"""What becomes of a chip whose nearest class does not reach its threshold: that class, nothing, or :data:`UNKNOWN`."""
 
 NOTHING, UNKNOWN = -1, -2
 """In place of a class id: not classified, and seen but like no class."""
 
 UNKNOWN_NAME = "unknown"
 """Stands in place of a class where :data:`UNKNOWN` is the answer."""
+
+_EXTREME = 50
+"""Largest temperature, and one over the smallest: beyond it scores are all alike, or 0 and 1."""
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -51,17 +53,21 @@ class Thresholds:
     """Limits of all classes of a model, and how a class is chosen by them.
 
     A class is *possible* where its score reaches its threshold; that set holds the true class with the recall asked
-    for, see :func:`~torchgeo_debias.evaluation.decisions.fit_thresholds`. The one answer is, of the possible classes,
-    that with the largest score relative to its threshold, where thresholds below chance, 1 / C of C classes, count as
-    chance: without this floor a class that is hardly recognised, whose threshold is next to 0, would be the answer to
-    nearly everything. A class without a guarantee answers from chance on.
+    for, see :func:`~torchgeo_debias.evaluation.decisions.fit_thresholds`. A class without a guarantee is always in it.
+
+    The one answer is the *nearest* class: that with the largest score relative to its threshold, where thresholds below
+    chance, 1 / C of C classes, count as chance. Without this floor a class that is hardly recognised, whose threshold
+    is next to 0, would be the answer to nearly everything. Classes that are not possible compete too, so that one that
+    just misses its threshold does not lose to one that is possible at next to no score; it is then for ``abstain`` to
+    say what becomes of the chip. So an answer is possible wherever any class reaches both its threshold and chance. A
+    class without a guarantee answers from chance on.
 
     Attributes:
         names: Of the classes, in the order of their ids.
         classes: Of each its limit.
         recall: What was asked for, above 0 and below 1.
-        temperature: By which logits are divided before the scores are compared; 1 changes nothing.
-        abstain: What becomes of a chip that is possibly of no class.
+        temperature: By which logits are divided before the scores are compared, 1/50..50; 1 changes nothing.
+        abstain: What becomes of a chip whose nearest class is not possible.
         facts: How they were found, as plain JSON; nothing hangs on it.
     """
 
@@ -74,8 +80,10 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         check_recall(self.recall)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"The temperature of scores must be positive; received {self.temperature}.")
+        if not 1 / _EXTREME <= self.temperature <= _EXTREME:
+            raise ConfigError(
+                f"The temperature of scores must lie between 1/{_EXTREME} and {_EXTREME}; received {self.temperature}."
+            )
         if self.abstain not in get_args(Abstain):
             raise ConfigError(f"To abstain is one of {', '.join(get_args(Abstain))}; received {self.abstain!r}.")
         if len(self.names) != len(self.classes):
@@ -112,12 +120,10 @@ class Thresholds:
         """
         chance = 1 / len(self.names)
         limits = self.limits(chance)
-        relative = probabilities / np.maximum(limits, chance)
-        reached = np.greater_equal(probabilities, limits)
-        some = reached.any(axis=1)
-        answers = np.where(reached | ~some[:, None], relative, -1.0).argmax(axis=1)
+        answers = (probabilities / np.maximum(limits, chance)).argmax(axis=1)
         if self.abstain != "never":
-            answers = np.where(some, answers, NOTHING if self.abstain == "omit" else UNKNOWN)
+            reached = probabilities[np.arange(len(answers)), answers] >= limits[answers]
+            answers = np.where(reached, answers, NOTHING if self.abstain == "omit" else UNKNOWN)
         return np.where(np.isnan(probabilities[:, 0]), NOTHING, answers)
 
     def meaning(self) -> dict[str, Any]:
@@ -185,7 +191,7 @@ def tempered(probabilities: npt.NDArray[np.float32], temperature: float) -> npt.
     """
     if temperature == 1:
         return probabilities
-    logits = np.log(np.maximum(probabilities, _TINY)) / np.float32(temperature)
+    logits = np.log(np.maximum(probabilities.astype(np.float64), _TINY)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     scaled: npt.NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return scaled

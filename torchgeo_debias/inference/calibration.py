@@ -63,7 +63,7 @@ def calibrate_chips(
         predictor: Made without thresholds; scores of another backend or precision differ a little.
         chips: That it was not trained on, with its classes.
         recall: Wanted of each class, above 0 and below 1.
-        abstain: What becomes of a chip that is possibly of no class.
+        abstain: What becomes of a chip whose nearest class is not possible.
         seed: Of the choice of the samples that the temperature is fitted on.
         batch_size: Chips in one call of the model.
         progress: Told about each batch; may cancel.
