@@ -337,6 +337,7 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
         ("raw/head", lambda t: t.update(bias=torch.ones(2)), "the head has shape"),
         ("head", lambda t: t.pop("bias"), "bias"),
         ("head", lambda t: t["weight"].view(-1)[5:6].fill_(float("nan")), "weight in head.safetensors is not finite"),
+        ("head", lambda t: t.update(bias=torch.full((3,), 1e300, dtype=torch.float64)), "not finite in float32"),
         ("adapter/adapter_model", lambda t: next(iter(t.values())).fill_(float("inf")), "is not finite"),
         ("adapter/adapter_model", lambda t: t.update(extra=torch.ones(1)), "no part of an adapter"),
     ],

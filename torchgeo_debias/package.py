@@ -216,7 +216,9 @@ def _classifier(files: Files, prefix: str, shape: tuple[int, int]) -> Classifier
     weight, bias = tensors["cosine" if cosine else "weight"], tensors["bias"]
     if tuple(weight.shape) != shape or tuple(bias.shape) != shape[:1]:
         raise ValueError(f"the head has shape {tuple(weight.shape)}, classes and features need {shape}")
-    arrays = [tensor.numpy().astype(np.float32, copy=False) for tensor in (weight, bias)]
+    arrays = [tensor.float().numpy() for tensor in (weight, bias)]
+    if not all(np.isfinite(array).all() for array in arrays):  # larger ones than float32 holds
+        raise ValueError(f"the head in {prefix}{HEAD} is not finite in float32")
     head = LinearHead(arrays[0], arrays[1], cosine)
     return Classifier(read_adapter(files, prefix), head)
 

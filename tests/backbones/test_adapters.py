@@ -239,6 +239,9 @@ def test_named_modules_take_the_place_of_where() -> None:
         ({"rank": 0}, "at least 1; received 0"),
         ({"kind": "ia3", "dropout": 0.1}, "ia3 have no dropout"),
         ({"experts": 0}, "at least 1 expert"),
+        ({"alpha": 0.0}, "alpha of an adapter must lie above 0"),
+        ({"alpha": -1.0}, "alpha of an adapter must lie above 0"),
+        ({"alpha": 1e6}, "below a million"),
         ({"modules": []}, "modules names nothing"),
         ({"modules": "qkv"}, "modules must be a list"),
     ],
@@ -254,7 +257,8 @@ def test_settings_refuse_nonsense(values: dict[str, Any], words: str) -> None:
         ("loha", {"r": 10**9}), ("vera", {"r": 10**9}), ("hra", {"r": "four"}), ("lokr", {"target_modules": ["fc9"]}),
         ("adalora", {"r": 10**9}),
         ("houlsby", {"rank": 10**9}), ("plora", {"rank": 10**9}), ("plora", {"experts": 3, "modules": ["fc9"]}),
-        ("lora", {"peft_type": "LOHA"}), ("lora", {"peft_type": "XLORA"}), ("lora", {"peft_type": ["LORA"]}),
+        ("lora", {"lora_alpha": 1e30}), ("loha", {"alpha": float("nan")}), ("plora", {"alpha": -1}),
+        ("plora", {"experts": 1}), ("lora", {"peft_type": "LOHA"}), ("lora", {"peft_type": "XLORA"}), ("lora", {"peft_type": ["LORA"]}),
     ],
 )  # fmt: skip
 def test_a_damaged_adapter_is_refused_before_it_takes_memory(kind: str, change: dict[str, Any]) -> None:
@@ -262,6 +266,44 @@ def test_a_damaged_adapter_is_refused_before_it_takes_memory(kind: str, change: 
     assert state is not None
     with pytest.raises(ConfigError, match="adapter does not fit the backbone timm:test_vit"):
         attach_adapter(copy.deepcopy(plain("vit")), {**state.config, **change}, state.tensors)
+
+
+@pytest.mark.parametrize("lost", [(".vera_A", ".vera_B"), (".vera_A",), (".vera_B",)])
+def test_a_vera_without_its_random_matrices_is_refused_whatever_rank_it_names(lost: tuple[str, ...]) -> None:
+    state = adapter_state(adapted("vera", "vit"))
+    assert state is not None
+    left = {name: value for name, value in state.tensors.items() if not name.endswith(lost)}
+    assert len(left) < len(state.tensors)
+    with pytest.raises(ConfigError, match="without its random matrices"):
+        attach_adapter(copy.deepcopy(plain("vit")), state.config, left)
+
+
+def test_the_random_matrices_of_a_vera_have_one_rank() -> None:
+    state = adapter_state(adapted("vera", "vit"))
+    assert state is not None
+    whole = {**state.tensors, **{name: torch.ones(128, 9) for name in state.tensors if name.endswith(".vera_B")}}
+    with pytest.raises(ConfigError, match="should have the rank 4"):
+        attach_adapter(copy.deepcopy(plain("vit")), state.config, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("centres", torch.ones(2, 128, dtype=torch.int64), "rows of floating numbers"),
+        ("centres", torch.ones(0, 128), "rows of floating numbers"),
+        ("centres", torch.ones(128), "rows of floating numbers"),
+        ("centres", torch.ones(3, 128), "2 experts, but it has 3 centres"),
+        ("centres", torch.ones(2, 5), "5 numbers, not 128"),
+        ("width", torch.ones(2), "one number above 0"),
+        ("width", torch.zeros(1), "one number above 0"),
+        ("width", torch.ones(1, dtype=torch.int64), "one number above 0"),
+    ],
+)
+def test_a_damaged_router_is_refused(name: str, value: Tensor, words: str) -> None:
+    state = adapter_state(adapted("plora", "vit"))
+    assert state is not None
+    with pytest.raises(ConfigError, match=words):
+        attach_adapter(copy.deepcopy(plain("vit")), state.config, {**state.tensors, f"router.{name}": value})
 
 
 def test_adalora_is_kept_as_the_lora_that_it_comes_to() -> None:

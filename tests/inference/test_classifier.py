@@ -60,6 +60,15 @@ def test_probabilities_come_from_features_and_head(predictor: PackagePredictor, 
         assert np.allclose(probabilities, wanted / wanted.sum(axis=1, keepdims=True), atol=1e-5)
 
 
+def test_an_adapter_whose_sums_run_over_is_refused(tiny_package: ModelPackage, tiny_weights: Path) -> None:
+    adapter = tiny_package.model.adapter
+    assert adapter is not None
+    huge = Adapter(adapter.config, {name: torch.full_like(value, 3e38) for name, value in adapter.tensors.items()})
+    damaged = replace(tiny_package, model=replace(tiny_package.model, adapter=huge))
+    with pytest.raises(PackageError, match="makes weights that are not finite"):
+        PackagePredictor(damaged, weights=str(tiny_weights), precision="32")
+
+
 def test_the_twins_do_not_get_mixed_up(predictor: PackagePredictor, images: Images) -> None:
     plain, debiased = predictor.features(*images, raw=True), predictor.features(*images)
     assert not np.allclose(plain, debiased)

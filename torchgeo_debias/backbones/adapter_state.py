@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from torchgeo_debias.backbones.adapters import OWN, AdapterSettings, add_adapter
+from torchgeo_debias.backbones.adapters import OWN, AdapterSettings, add_adapter, usable_alpha
 from torchgeo_debias.backbones.backbone import Backbone
 from torchgeo_debias.backbones.mixture import Experts
 from torchgeo_debias.errors import ConfigError
@@ -70,7 +70,7 @@ def adapter_state(backbone: Backbone) -> AdapterState | None:
 
 
 def check_adapter(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """See to it that an adapter is of a type known here and that its tensors are parts of one, of the rank it names.
+    """See to it that an adapter is of a type known here and that its tensors are parts of one, of the size it names.
 
     Raises:
         KeyError, TypeError, ValueError: If not.
@@ -84,8 +84,16 @@ def check_adapter(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
         raise ValueError(f"the adapter holds {foreign[0]!r}, which is no part of an adapter of the type {kind}")
     # The tensors are as large as the file, but an adapter is built of the rank that the settings name.
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name or name.endswith(".vera_A")}
+    ranks |= {tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".vera_B")}
     if ranks and ranks != {config["r"]}:
         raise ValueError(f"the LoRA should have the rank {config['r']!r}, but its tensors have another")
+    if kind == "VERA" and not all(any(name.endswith(end) for name in tensors) for end in (".vera_A", ".vera_B")):
+        raise ValueError("the VeRA comes without its random matrices vera_A and vera_B")
+    for name in ("alpha", "lora_alpha"):
+        if name in _TYPES[kind].fields and not usable_alpha(config[name]):
+            raise ValueError(f"{name} must be a number above 0 and below a million, not {config[name]!r}")
+    if kind == "MIXTURE":
+        _check_router(config, tensors)
     targets = config["modules" if kind in OWN else "target_modules"]
     if not isinstance(targets, str) and not all(isinstance(name, str) for name in targets):
         raise TypeError("the modules that take the adapter must be named")
@@ -120,6 +128,16 @@ def merge_adapter(backbone: Backbone) -> Backbone:
     return backbone
 
 
+def _check_router(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    centres, width = tensors["router.centres"], tensors["router.width"]
+    if not centres.is_floating_point() or centres.ndim != 2 or not len(centres):
+        raise ValueError("the centres of the mixture must be rows of floating numbers, one for each expert")
+    if config["experts"] != len(centres):
+        raise ValueError(f"the mixture should have {config['experts']!r} experts, but it has {len(centres)} centres")
+    if not width.is_floating_point() or width.shape != (1,) or not width.item() > 0:
+        raise ValueError("the width of the mixture must be one number above 0")
+
+
 def _add(backbone: Backbone, kind: str, known: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Put an adapter without values on a backbone; only VeRA, whose random matrices peft draws, takes memory."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
@@ -132,7 +150,10 @@ def _add(backbone: Backbone, kind: str, known: dict[str, Any], tensors: Mapping[
         settings = AdapterSettings.from_json(known)
         experts = None
         if settings.mixture:
-            experts = Experts(tensors["router.centres"].numpy(), tensors["router.width"].item())
+            centres = tensors["router.centres"].float()
+            if centres.shape[1] != backbone.dim:
+                raise ValueError(f"the centres of the mixture have {centres.shape[1]} numbers, not {backbone.dim}")
+            experts = Experts(centres.numpy(), tensors["router.width"].item())
         add_adapter(backbone, settings, experts)
 
 

@@ -98,6 +98,8 @@ class AdapterSettings:
             raise ConfigError(f"Unknown kind of adapter {self.kind!r}: choose one of {', '.join(KINDS)}.")
         if self.rank < 1:
             raise ConfigError(f"The rank of an adapter must be at least 1; received {self.rank}.")
+        if not usable_alpha(self.alpha):
+            raise ConfigError(f"The alpha of an adapter must lie above 0 and below a million; received {self.alpha}.")
         if self.where not in get_args(Where):
             raise ConfigError(f"An adapter goes on one of {', '.join(get_args(Where))}; received {self.where!r}.")
         if not 0 <= self.dropout < 1:
@@ -126,6 +128,11 @@ class AdapterSettings:
             ConfigError: If it is of another form.
         """
         return read_fields(cls, values)
+
+
+def usable_alpha(alpha: object) -> bool:
+    """Whether it is a number above 0 and below a million: beyond it, updates run over in float32 or vanish."""
+    return isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 < alpha < 1e6
 
 
 def add_adapter(backbone: Backbone, settings: AdapterSettings, experts: Experts | None = None) -> Backbone:

@@ -246,15 +246,17 @@ def merge(backbone: Backbone, adapter: Adapter | None) -> Backbone:
     """A backbone with an adapter on it, in place; merged into its weights where its kind can be.
 
     Raises:
-        PackageError: If the adapter does not fit.
+        PackageError: If the adapter does not fit, or the weights it makes are not finite.
     """
     if adapter is None:
         return backbone
     try:
         attach_adapter(backbone, adapter.config, adapter.tensors)
+        return merge_adapter(backbone)
     except ConfigError as error:
         raise PackageError(str(error)) from error
-    return merge_adapter(backbone)
+    except ValueError as error:  # the sums run over
+        raise PackageError(f"The adapter in the model package makes weights that are not finite: {error}") from error
 
 
 def _reload(
