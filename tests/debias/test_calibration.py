@@ -73,6 +73,20 @@ def test_the_pull_is_that_of_the_schedule_for_the_classes_asked_for() -> None:
     assert pull(target=1000, pull=0.3) == [0.3, 0.3, 0.3, 0]
 
 
+def test_how_rare_background_is_does_not_change_the_pull_of_objects() -> None:
+    rng = np.random.default_rng(0)
+    settings = DebiasSettings(n_clusters=3, pull="linear", gamma0=4.0, target="middle+tail")
+    pulls = []
+    for background in (1, 30):
+        counts = {"a": 80, "b": 10, "c": 4, "other": background}
+        labels = np.repeat(np.arange(4), list(counts.values()))
+        table = ClassTable.from_counts(counts, background="other")
+        z = rng.normal(size=(len(labels), 3)).astype(np.float32)
+        pulls.append(calibrate(z, labels, table, settings).pull)
+    # The straight line from 0 at a ratio of 4 to 1 - 4 / 20 at one of 20.
+    np.testing.assert_allclose(pulls, [[0, 0.8 * 4 / 16, 0.8, 0]] * 2)
+
+
 def test_pull_zero_changes_nothing_and_pull_one_collapses() -> None:
     z, labels = long_tail()
     before = z.copy()

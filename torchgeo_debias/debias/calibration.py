@@ -24,7 +24,7 @@ from torchgeo_debias.debias.clustering import (
     choose_n_clusters,
     cluster,
 )
-from torchgeo_debias.debias.pulls import Target, scheduled_pulls, shrinkage_pulls, targeted
+from torchgeo_debias.debias.pulls import Schedule, Target, scheduled_pulls, shrinkage_pulls, targeted
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.fields import read_fields
 
@@ -162,7 +162,7 @@ def calibrate(
         pull = (
             shrinkage_pulls(features, labels, means, centres)
             if settings.pull == "shrinkage"
-            else scheduled_pulls(table.imbalance_ratios, settings.pull, settings.gamma0)
+            else _scheduled(table, settings.pull, settings.gamma0)
         )
     else:
         pull = np.full(classes, float(settings.pull))
@@ -170,6 +170,14 @@ def calibrate(
     centres[pull == 0] = np.nan
     targets = _moved(features, labels, centres, pull, means if settings.moves == "mean" else None)
     return Calibration(targets, centres, pull, settings.moves, means, weights, clusters)
+
+
+def _scheduled(table: ClassTable, schedule: Schedule, gamma0: float) -> npt.NDArray[np.float64]:
+    """The pulls (C,); how rare a background is has no say in those of the objects."""
+    objects = np.array([group != "background" for group in table.groups])
+    pull = np.zeros(len(objects))
+    pull[objects] = scheduled_pulls(table.imbalance_ratios[objects], schedule, gamma0)
+    return pull
 
 
 def _moved(

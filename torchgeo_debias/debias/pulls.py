@@ -30,7 +30,7 @@ def scheduled_pulls(ratios: npt.NDArray[np.float64], schedule: Schedule, gamma0:
     """The pull of each class from its imbalance ratio ``IR`` alone; all schedules are 0 up to ``gamma0``.
 
     Args:
-        ratios: (C,), infinite for a class without a sample.
+        ratios: (C,) of object classes, infinite for one without a sample: `linear` ends at the largest.
         schedule: ``ratio``: ``1 - gamma0 / IR`` (paper's Eq. 3, reconstructed); ``sqrt`` (ours):
             ``1 - sqrt(gamma0 / IR)``, gentler; ``linear`` (ours): a straight line in IR that ends where ``ratio`` does
             for the rarest class, so that fewer classes are pulled far.

@@ -19,6 +19,11 @@ def test_margins_fall_with_the_fourth_root_of_the_count() -> None:
     np.testing.assert_allclose(margins(table, 0.5), [0.5 / 6, 0.25, 0.5], rtol=1e-6)
 
 
+def test_a_rare_background_widens_no_margin_and_narrows_none() -> None:
+    table = ClassTable.from_counts({"a": 1296, "other": 1, "b": 16}, background="other")
+    np.testing.assert_allclose(margins(table, 0.5), [0.5 / 3, 0.5, 0.5], rtol=1e-6)
+
+
 def test_the_logit_of_the_own_class_is_lowered_by_its_margin() -> None:
     loss = ldam(torch.tensor([[1.0, 2.0]]), torch.tensor([1]), torch.tensor([9.0, 0.5]))
     assert loss.item() == pytest.approx(math.log(math.exp(1.0) + math.exp(1.5)) - 1.5)

@@ -25,7 +25,7 @@ class LdamSettings:
     """Of the margins and of the weights; the defaults are those of the authors' code.
 
     Attributes:
-        max_margin: Margin of the rarest class, in units of the cosine.
+        max_margin: Margin of the rarest object class, in units of the cosine.
         scale: Of the logits: they are this times the cosine.
         beta: Of the weights, see :func:`~torchgeo_debias.debias.methods.weighting.effective_weights`; 0 for none.
     """
@@ -44,9 +44,14 @@ class LdamSettings:
 
 
 def margins(table: ClassTable, max_margin: float) -> npt.NDArray[np.float32]:
-    """The margin of each class, ``max_margin (n_min / n_c)^(1/4)``, shape (C,)."""
+    """The margin of each class, ``max_margin (n_min / n_c)^(1/4)``, shape (C,).
+
+    ``n_min`` is that of the rarest object class; a background that is rarer still has no wider margin (ours).
+    """
     fourth = table.priors**-0.25
-    found: npt.NDArray[np.float32] = (max_margin * fourth / fourth.max()).astype(np.float32)
+    objects = np.array([group != "background" for group in table.groups])
+    share = np.minimum(fourth / fourth.max(where=objects, initial=0), 1)
+    found: npt.NDArray[np.float32] = (max_margin * share).astype(np.float32)
     return found
 
 
