@@ -26,14 +26,16 @@ def test_the_loss_is_that_of_the_sum_and_of_each_branch_over_its_own_samples() -
     assert reslt_loss(logits, labels, members, 0.3).item() == pytest.approx(0.7 * together + 0.3 * each)
 
 
-def test_without_losses_of_their_own_three_branches_are_one_head_with_a_third_of_the_ridge() -> None:
+def test_without_losses_of_their_own_three_branches_are_plain_cross_entropy() -> None:
     data = long_tail()
     head = fit_method("reslt", data, {"beta": 0.0})
     scaled = StandardScaler().fit_transform(data.features)
-    reference = LogisticRegression(C=3.0, tol=1e-8, max_iter=10_000).fit(scaled, data.labels)
+    reference = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000).fit(scaled, data.labels)
     logits = head.logits(data.features).astype(np.float64)
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     np.testing.assert_allclose(probabilities, reference.predict_proba(scaled), atol=2e-3)
+    plain = fit_method("ce", data).logits(data.features)
+    np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), plain - plain.mean(1, keepdims=True), atol=0.02)
 
 
 def test_branches_of_their_own_find_more_of_the_rare_class() -> None:

@@ -164,11 +164,10 @@ def _like(method: str, build: Callable[[ClassTable, Any], LongTailLoss], **other
 
 ENTRIES = (
     _like("ce", lambda table, settings: ClassWeighted(table)),
-    _like("inverse", lambda table, settings: ClassWeighted(table, weights=_inverse(table)), origin="as published"),
+    _like("inverse", lambda table, settings: ClassWeighted(table, weights=_inverse(table))),
     _like(
         "class-balanced",
         lambda table, settings: ClassWeighted(table, weights=effective_weights(table, settings.beta)),
-        origin="as published",
     ),
     _like("focal", lambda table, settings: Focal(settings.gamma)),
     _like(

@@ -54,7 +54,8 @@ def reslt_loss(logits: Tensor, labels: Tensor, members: Tensor, beta: float) -> 
 def _fit(samples: Samples, settings: ResltSettings, seed: int) -> LinearHead:
     """Only the first branch has a bias: nothing would hold back that of a branch that sees a single class.
 
-    (The authors' weight decay does; here biases are free, as in all methods.)
+    (The authors' weight decay does; here biases are free, as in all methods.) A row shared out over three branches has
+    a third of its squared length, so the ridge weighs three times as much: with a ``beta`` of 0 this is ``ce``.
     """
     classes = len(samples.table.names)
     labels = targets(samples)
@@ -63,7 +64,7 @@ def _fit(samples: Samples, settings: ResltSettings, seed: int) -> LinearHead:
 
     def objective(logits: Tensor) -> Tensor:
         branches = logits.reshape(-1, len(_BRANCHES), classes)
-        return len(labels) * reslt_loss(branches, labels, members, settings.beta)
+        return len(labels) * reslt_loss(branches, labels, members, settings.beta) / len(_BRANCHES)
 
     scaler = StandardScaler().fit(samples.features)
     weight, bias = fit_linear(scaler.transform(samples.features), objective, len(_BRANCHES) * classes, classes)
