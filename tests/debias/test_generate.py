@@ -10,7 +10,7 @@ from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias import Calibration, DebiasSettings, calibrate, generate
 from torchgeo_debias.debias.generate import ledoit_wolf_spread
 from torchgeo_debias.debias.samples import Samples
-from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.errors import ConfigError, DataError
 
 TABLE = ClassTable.from_counts({"a": 120, "b": 40, "c": 3})
 
@@ -120,3 +120,12 @@ def test_equal_features_are_drawn_as_they_are(covariance: Any) -> None:
 def test_nonsense_is_refused(n: int, covariance: Any, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         generate(*made(), n, covariance=covariance)
+
+
+def test_a_class_without_a_sample_is_refused() -> None:
+    labels = np.repeat([0, 1], [9, 4])
+    z = np.random.default_rng(0).normal(size=(13, 3)).astype(np.float32)
+    table = ClassTable.from_counts({"a": 9, "b": 4, "c": 0})
+    calibration = calibrate(z, labels, table, DebiasSettings(n_clusters=2))
+    with pytest.raises(DataError, match="No training sample of c"):
+        generate(calibration, Samples(z, labels, table), 5)

@@ -46,7 +46,9 @@ def generate(
 
     Raises:
         ConfigError: If ``n`` is negative or there is no such covariance.
+        DataError: If the samples cannot be used, as where a class has none.
     """
+    samples.check()
     counts = np.broadcast_to(np.asarray(n, dtype=np.int64), len(calibration.means))
     if counts.min() < 0:
         raise ConfigError(f"The number of features to draw must be 0 or more; received {int(counts.min())}.")

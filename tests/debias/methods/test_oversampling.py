@@ -55,3 +55,8 @@ def test_more_neighbours_are_used_where_there_are_more() -> None:
         way = corners[b] - corners[a]
         off = np.abs((drawn - corners[a]) @ np.array([-way[1], way[0]])) / np.linalg.norm(way)
         assert (off < 1e-4).any()
+
+
+def test_the_largest_seed_is_one_for_every_class() -> None:
+    data = make([30, 5, 2])
+    assert np.isfinite(fit_method("smote", data, seed=2**32 - 1).weight).all()

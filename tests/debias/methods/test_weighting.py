@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.debias.methods.test_contract import make
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.debias.methods import fit_method
+from torchgeo_debias.debias.methods import fit_method, weighting
 from torchgeo_debias.debias.methods.balance import class_weights, even_weights, missing, shares
 from torchgeo_debias.debias.methods.weighting import EquitySettings, effective_weights, equity_weights
 from torchgeo_debias.debias.samples import Samples
@@ -74,6 +74,20 @@ def test_many_epochs_of_retraining_come_to_inverse_weights() -> None:
         for n in (20000, 1)
     )
     assert many < 0.01 < one
+
+
+def test_retraining_draws_from_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An object class is expected 1.5 times in the draws: chance leaves it out with one seed in five.
+    labels = np.repeat([0, 1, 2], [2000, 2, 1])
+    table = ClassTable.from_counts({"other": 2000, "a": 2, "b": 1}, background="other")
+    samples = Samples(np.random.default_rng(0).normal(size=(2003, 2)).astype(np.float32), labels, table)
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(weighting, "_weighted", lambda samples, weights: seen.append(weights))
+    for seed in range(30):
+        weighting._retrained(samples, weighting.RetrainingSettings(1), seed)
+    draws = np.array([np.bincount(labels, weights) for weights in seen])
+    assert draws.min() == 1
+    np.testing.assert_allclose(draws.mean(axis=0), [2000, 1.7, 1.7], rtol=0.3)
 
 
 def test_weights_of_clusters_are_those_of_the_paper() -> None:

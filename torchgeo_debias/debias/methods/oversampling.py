@@ -79,10 +79,11 @@ def smote_features(
     drawn, labels = [features[:0]], [samples.labels[:0]]
     for c, wanted in enumerate((samples.counts + missing(samples.table)).tolist()):
         k = min(settings.k, int(samples.counts[c]) - 1)
+        own = (seed + c) % 2**32  # the largest seed that NumPy takes is one less
         sampler = (
-            SMOTE(sampling_strategy={c: wanted}, k_neighbors=k, random_state=seed + c)
+            SMOTE(sampling_strategy={c: wanted}, k_neighbors=k, random_state=own)
             if k
-            else RandomOverSampler(sampling_strategy={c: wanted}, random_state=seed + c)
+            else RandomOverSampler(sampling_strategy={c: wanted}, random_state=own)
         )
         filled, ids = sampler.fit_resample(features, samples.labels)
         drawn.append(filled[n:])

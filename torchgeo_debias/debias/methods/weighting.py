@@ -95,12 +95,15 @@ def effective_weights(table: ClassTable, beta: float) -> Weights:
 def _retrained(samples: Samples, settings: RetrainingSettings, seed: int) -> LinearHead:
     """On as many draws as the epochs have, each of a class first and then of one of its samples.
 
-    A sample weighs as often as it was drawn. One that was never drawn weighs nothing, but each class is drawn from.
+    A sample weighs as often as it was drawn. One that was never drawn weighs nothing, but each class is drawn from: one
+    that chance left out is given a draw.
     """
-    n = len(samples.labels)
-    chance = (shares(samples.table) / samples.counts)[samples.labels]
-    drawn = np.random.default_rng(seed).multinomial(settings.epochs * n, chance / chance.sum())
-    return _weighted(samples, drawn / settings.epochs)
+    rng = np.random.default_rng(seed)
+    weights = np.zeros(len(samples.labels))
+    draws = np.maximum(rng.multinomial(settings.epochs * len(weights), shares(samples.table)), 1)
+    for c, (times, count) in enumerate(zip(draws, samples.counts, strict=True)):
+        weights[samples.labels == c] = rng.multinomial(times, np.full(count, 1 / count))
+    return _weighted(samples, weights / settings.epochs)
 
 
 def _equity(samples: Samples, settings: EquitySettings, seed: int) -> LinearHead:
