@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from torchgeo_debias.backbones import create_backbone
+from torchgeo_debias.backbones import AdapterSettings, add_adapter, create_backbone
+from torchgeo_debias.backbones.adapters import Kind
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.progress import Progress
 from torchgeo_debias.training import TrainConfig
@@ -38,6 +41,23 @@ def test_features_are_kept_and_found_again(
     next(backbone.parameters()).data += 0.1
     assert np.abs(features(toy) - first).max() > 0
     assert steps
+
+
+@pytest.mark.parametrize("kind", ["lora", "adalora"])
+def test_the_same_tensors_in_another_backbone_or_adapter_give_other_features(
+    kind: Kind, toy: Chips, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = configure()
+
+    def kept(alpha: float, arch: str = "test_vit") -> int:
+        backbone = create_backbone(config.backbone, size=32, weights=config.weights)
+        torch.manual_seed(0)
+        add_adapter(backbone, AdapterSettings(kind, rank=2, alpha=alpha))
+        backbone.spec = replace(backbone.spec, arch=arch)
+        cached_features(backbone, toy, normalisation_for(toy, config), tmp_path, precision="32")
+        return len(list(tmp_path.iterdir()))
+
+    assert [kept(4), kept(4), kept(8), kept(8), kept(8, "other"), kept(4)] == [1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])

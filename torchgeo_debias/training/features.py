@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from torchgeo_debias.backbones import Backbone, Precision, pick_device, pick_dtype, state_digest
+from torchgeo_debias.backbones import Backbone, Precision, adapter_state, pick_device, pick_dtype, state_digest
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.files import atomic, make_folder
@@ -77,7 +77,15 @@ def cached_features(
 
     if folder is None:
         return extract()
-    setting = {"pool": backbone.pool, "precision": resolved(precision), "normalisation": normalisation.to_json()}
+    adapter = adapter_state(backbone)
+    setting = {
+        "backbone": [backbone.spec.name, backbone.spec.arch],
+        # The same tensors may be used in other ways: scaled by another alpha, which an AdaLoRA has in those it gives.
+        "adapter": None if adapter is None else [adapter.config, state_digest(adapter.tensors)],
+        "pool": backbone.pool,
+        "precision": resolved(precision),
+        "normalisation": normalisation.to_json(),
+    }
     weights = state_digest(backbone.model.state_dict())
     file = folder / f"features-{fingerprint([setting, weights, *pieces_of(chips)])}.safetensors"
     with suppress(OSError, SafetensorError):  # not there yet, or damaged: extracted again
