@@ -29,9 +29,10 @@ from torchgeo_debias.backbones import (
     merge_adapter,
 )
 from torchgeo_debias.backbones.adapters import OWN
+from torchgeo_debias.backbones.places import adapter_targets, bottleneck_places
 from torchgeo_debias.errors import ConfigError
 
-FAMILIES = {"vit": "timm:test_vit", "resnet": "timm:test_resnet", "clip": "tiny clip"}
+FAMILIES = {"vit": "timm:test_vit", "resnet": "timm:test_resnet", "clip": "tiny clip", "beit": "tiny beit"}
 REFUSED = {("vera", "resnet"), ("adaptformer", "resnet")}
 """No linear layers, no MLPs."""
 
@@ -42,6 +43,8 @@ def plain(family: str) -> Backbone:
     torch.manual_seed(0)
     if family == "clip":
         backbone = tiny_clip()
+    elif family == "beit":
+        backbone = tiny_beit()
     else:
         backbone = create_backbone(FAMILIES[family], size=32, weights="random")
     for name, parameter in backbone.named_parameters():
@@ -57,6 +60,16 @@ def tiny_clip() -> Backbone:
 
     model = VisionTransformer(32, 16, width=32, layers=2, heads=2, mlp_ratio=2.0, output_dim=16)
     return Backbone(model, find_spec("clip_vitb32"), "cls+mean", ("red", "green", "blue"), "tiny")
+
+
+def tiny_beit() -> Backbone:
+    """Its attention reads the weights of ``qkv`` and never calls it."""
+    from timm.models.beit import Beit
+
+    from torchgeo_debias.backbones import find_spec
+
+    model = Beit(32, 16, num_classes=0, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, qkv_bias=True)
+    return Backbone(model, find_spec("timm:beit_base_patch16_224"), "cls+mean", ("red", "green", "blue"), "tiny")
 
 
 @cache
@@ -232,6 +245,49 @@ def test_named_modules_take_the_place_of_where() -> None:
             adapted(kind, "vit", modules=("fc3",))
 
 
+def test_layers_that_are_read_and_never_called_are_left_out() -> None:
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    sizes = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
+    swin = SwinTransformerV2(num_classes=0, **sizes)  # type: ignore[arg-type]
+    for model in (plain("beit").model, swin):
+        called = calls(model)
+        for where in ("attention", "all"):
+            targets = adapter_targets(model, where)  # type: ignore[arg-type]
+            assert targets
+            assert called.issuperset(targets)
+        with pytest.raises(ConfigError, match="no module 'qkv'"):
+            adapter_targets(model, modules=("qkv",))
+        with pytest.raises(ConfigError, match="no module 'qkv'"):
+            bottleneck_places(model, False, ("qkv",))
+
+
+def test_the_pooling_of_a_classifier_takes_no_adapter() -> None:
+    import timm
+
+    model = timm.create_model("test_vit", pretrained=False, num_classes=0, img_size=32, global_pool="map")
+    assert "attn_pool.mlp.fc1" in dict(model.named_modules())
+    called = calls(model)
+    assert called.issuperset(adapter_targets(model, "all"))
+    assert called.issuperset(bottleneck_places(model, False))
+
+
+def calls(model: nn.Module) -> set[str]:
+    """Names of the modules that take part in making features."""
+    found: set[str] = set()
+    model = copy.deepcopy(model).eval()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda module, given, out, name=name: found.add(name))
+    with torch.no_grad():
+        model.forward_features(images())  # type: ignore[operator]
+    return found
+
+
+def test_a_bottleneck_inside_another_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cannot go on blocks\.1\.mlp\.fc1 and on blocks\.1\.mlp around it"):
+        adapted("houlsby", "vit", modules=("blocks.1.mlp", "blocks.1.mlp.fc1"))
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -258,7 +314,8 @@ def test_settings_refuse_nonsense(values: dict[str, Any], words: str) -> None:
         ("adalora", {"r": 10**9}),
         ("houlsby", {"rank": 10**9}), ("plora", {"rank": 10**9}), ("plora", {"experts": 3, "modules": ["fc9"]}),
         ("lora", {"lora_alpha": 1e30}), ("loha", {"alpha": float("nan")}), ("plora", {"alpha": -1}),
-        ("plora", {"experts": 1}), ("lora", {"peft_type": "LOHA"}), ("lora", {"peft_type": "XLORA"}), ("lora", {"peft_type": ["LORA"]}),
+        ("plora", {"experts": 1}),
+        ("lora", {"peft_type": "LOHA"}), ("lora", {"peft_type": "XLORA"}), ("lora", {"peft_type": ["LORA"]}),
     ],
 )  # fmt: skip
 def test_a_damaged_adapter_is_refused_before_it_takes_memory(kind: str, change: dict[str, Any]) -> None:

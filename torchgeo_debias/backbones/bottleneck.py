@@ -71,8 +71,12 @@ def add_bottlenecks(model: nn.Module, places: Sequence[str], rank: int, dropout:
     """Put fresh bottlenecks on modules of a model, in place.
 
     Raises:
-        ConfigError: If a module holds no layer that tells its width.
+        ConfigError: If a module holds no layer that tells its width, or lies inside another one.
     """
+    for name in places:
+        inner = next((other for other in places if other.startswith(f"{name}.")), None)
+        if inner is not None:
+            raise ConfigError(f"A bottleneck cannot go on {inner} and on {name} around it: name one of the two.")
     for name in places:
         module = model.get_submodule(name)
         if not any(isinstance(part, nn.Linear | nn.Conv2d) for part in module.modules()):

@@ -34,9 +34,10 @@ def adapter_targets(
 ) -> list[str]:
     """Names of the modules that take an adapter.
 
-    Two traps are known. timm merges query, key and value into one ``qkv``: it is adapted whole. In
+    Three traps are known. timm merges query, key and value into one ``qkv``: it is adapted whole. In
     ``nn.MultiheadAttention`` the ``forward`` of ``out_proj`` is never called, so an adapter there learns nothing: the
     attention module itself is the target, of those kinds that can change it (peft's LoRA adapts both projections).
+    Where timm reads the weights of a ``qkv`` and does not call it, it is left out; see :func:`_bypassed`.
 
     Args:
         model: A backbone's.
@@ -86,7 +87,8 @@ def bottleneck_places(model: nn.Module, beside: bool, modules: tuple[str, ...] |
     """
     named = [(name, module) for name, module in model.named_modules() if name and not _at_the_door(name)]
     if modules is not None:
-        return _named(model, modules, {name for name, module in named if any(_layers(module, True))}, "bottleneck")
+        known = {name for name, module in named if any(_layers(module))} - _bypassed(model)
+        return _named(model, modules, known, "bottleneck")
     parts = {"mlp"} if beside else {"mlp", "attn", "attention", "self_attn"}
     found = [name for name, _ in named if name.rsplit(".", 1)[-1] in parts]
     if not found and not beside:  # a CNN: the innermost numbered modules with at least two convolutions are its blocks
@@ -102,12 +104,26 @@ def bottleneck_places(model: nn.Module, beside: bool, modules: tuple[str, ...] |
     return found
 
 
-def _layers(model: nn.Module, closed: bool = False) -> Iterator[tuple[str, Layer]]:
-    """Name and sort of each layer; what is inside of PyTorch's attention is no layer of its own."""
+def _bypassed(model: nn.Module) -> set[str]:
+    """Names of layers whose ``forward`` is never called, so that an adapter there learns nothing.
+
+    The attention of timm's SwinV2, EVA and BEiT keeps biases of query, key and value itself, and hands them to
+    ``F.linear`` with ``qkv.weight``, unless it is told to add them apart (``qkv_bias_separate``).
+    """
+    return {
+        f"{name}.qkv"
+        for name, module in model.named_modules()
+        if getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
+    }
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """Name and sort of each layer that is called; what is inside of PyTorch's attention is no layer of its own."""
     inside: tuple[str, ...] = ()
+    bypassed = _bypassed(model)
     for name, module in model.named_modules():
         layer = layer_of(module)
-        if layer is None or (inside and name.startswith(inside)):
+        if layer is None or name in bypassed or (inside and name.startswith(inside)):
             continue
         if layer == "attention":
             inside += (f"{name}.",)
@@ -135,8 +151,9 @@ def _in_attention_or_mlp(name: str) -> bool:
 
 
 def _at_the_door(name: str) -> bool:
-    # What reads raw bands: the stem (``conv1`` of ResNets, where deep ones number its parts) and the patch embedding.
-    return name.split(".")[0] in ("stem", "conv1", "patch_embed")
+    # What reads raw bands: the stem (``conv1`` of ResNets, where deep ones number its parts) and the patch embedding;
+    # and at the other end what pools for a classifier, which features never reach.
+    return name.split(".")[0] in ("stem", "conv1", "patch_embed", "attn_pool")
 
 
 def _in_block(name: str) -> bool:
