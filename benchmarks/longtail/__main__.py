@@ -10,12 +10,12 @@ A problem is a set, an imbalance and a seed, which decides which classes are rar
 training. The backbone (DINOv2 ViT-S/14 at 112 px) is adapted once for each way, and every head is fitted on those
 features. Features are kept in ``--cache``, scores in ``benchmarks/results/longtail/``; what is there is not done again.
 F1 is that of the full confusion matrix, a group's the mean over its classes. Differences are paired by seed.
+Only scores of the same epochs, splits and versions stand in one table.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from itertools import product
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.longtail.data import make_task
-from benchmarks.longtail.features import Problem, features_of
+from benchmarks.longtail.features import Problem, digest_of, facts_of, features_of, setting_of
 from benchmarks.longtail.rows import Row, predict, rows
-from benchmarks.longtail.tables import plot, table
+from benchmarks.longtail.tables import by_setting, heading, plot, table
 from benchmarks.measure import RESULTS
 from torchgeo_debias.evaluation import score
 from torchgeo_debias.files import atomic
@@ -40,16 +40,18 @@ def run(problem: Problem, suite: Sequence[Row], data: Path, cache: Path, epochs:
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     task = make_task(data, problem.source, problem.imbalance, problem.seed, problem.part)
     for row in suite:
-        facts = {"row": row.to_json(), "epochs": epochs}
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        made = digest_of(facts_of(problem, row.way, task, epochs))
+        facts = {"row": row.to_json(), "features": made, "setting": setting_of(problem, epochs)}
+        digest = digest_of(facts)
         if record["rows"].get(row.name, {}).get("digest") == digest:
             continue
-        features = features_of(problem, row.way, data, cache, epochs)
+        features = features_of(problem, row.way, task, cache, epochs)
         logits = predict(row, features, task.train.labels, task.train.table, problem.seed)
         scores = score(task.score.labels, None, task.train.table, y_pred=logits.argmax(axis=1))
         record["rows"][row.name] = {"digest": digest, **facts, "f1": scores.f1, "g_mean": scores.g_mean}
         record["ways"] = {**record.get("ways", {}), row.way: features.facts}
         record |= {"problem": str(problem), "training_chips": len(task.train), "scored_chips": len(task.score)}
+        record["imbalance"] = {"nominal": problem.imbalance, "real": task.imbalance}
         FOLDER.mkdir(parents=True, exist_ok=True)
         with atomic(path) as part:
             part.write_text(json.dumps(record, indent=1))
@@ -85,11 +87,10 @@ def main() -> None:
         )
     for source, imbalance in chosen:
         found = sorted(FOLDER.glob(f"{source}-{imbalance:g}-{options.part}-s*.json"))
-        if found:
-            records = [json.loads(path.read_text()) for path in found]
-            print(f"\n{source}, imbalance {imbalance:g}, {options.part}\n\n{table(records)}")
+        for number, records in enumerate(by_setting([json.loads(path.read_text()) for path in found])):
+            print(f"\n{source}, {options.part}, {heading(records)}\n\n{table(records)}")
             if options.plot:
-                plot(records, options.plot.with_stem(f"{options.plot.stem}-{source}-{imbalance:g}"))
+                plot(records, options.plot.with_stem(f"{options.plot.stem}-{source}-{imbalance:g}-{number}"))
 
 
 if __name__ == "__main__":

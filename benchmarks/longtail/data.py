@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.folders import read_folder
 from torchgeo_debias.data.longtail import long_tail
 from torchgeo_debias.data.normalise import Stretch
+from torchgeo_debias.training.checkpoints import fingerprint, pieces_of
 
 Part = Literal["validation", "test"]
 
@@ -41,7 +43,8 @@ SOURCES = {
 SIZE = 112
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True)
+class Task:
     """One long-tailed problem.
 
     Attributes:
@@ -51,6 +54,17 @@ class Task(NamedTuple):
 
     train: Chips
     score: Chips
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all chips, and of the versions of the libraries."""
+        return fingerprint([*pieces_of(self.train), *pieces_of(self.score)])
+
+    @property
+    def imbalance(self) -> float:
+        """Largest class over the smallest as drawn: whole chips of a small class are not the nominal share."""
+        counts = self.train.table.counts
+        return max(counts) / min(counts)
 
 
 def make_task(data: Path, name: str, imbalance: float, seed: int, part: Part) -> Task:

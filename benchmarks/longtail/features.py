@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.longtail.data import SOURCES, Part, Task, make_task
+from benchmarks.longtail.data import SIZE, SOURCES, Part, Task
 from torchgeo_debias.backbones import Backbone
-from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.debias import DebiasSettings, LinearHead
 from torchgeo_debias.debias.losses import LOSSES
 from torchgeo_debias.files import atomic
@@ -52,8 +51,8 @@ class Features:
     """What one way of adapting gives.
 
     Attributes:
-        train: (8, N, D) of the training chips, in each symmetry of the square; the first is as they are.
-        score: (8, M, D) of the chips to score on, likewise.
+        train: (N, D) of the training chips.
+        score: (M, D) of the chips to score on.
         head: The head that was trained along, None where there is none.
         facts: Configuration, digests, versions, seconds.
     """
@@ -102,19 +101,37 @@ WAYS: dict[str, Way] = {
 }
 
 
-def features_of(problem: Problem, way: str, data: Path, cache: Path, epochs: int) -> Features:
+def setting_of(problem: Problem, epochs: int) -> dict[str, Any]:
+    """What must be the same for scores of several seeds and ways to stand in one table."""
+    return {"epochs": epochs, "size": SIZE, "source": asdict(SOURCES[problem.source]), "versions": versions()}
+
+
+def facts_of(problem: Problem, way: str, task: Task, epochs: int) -> dict[str, Any]:
+    """All that decides the features of one problem under one way."""
+    config = _config(problem, way, epochs).to_json()
+    setting = setting_of(problem, epochs)
+    return {"problem": str(problem), "way": way, "config": config, "chips": task.digest, "setting": setting}
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that stand for plain JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def features_of(problem: Problem, way: str, task: Task, cache: Path, epochs: int) -> Features:
     """Features of one problem under one way, from the cache where they are there."""
-    fields = WAYS[way].fields
-    config = TrainConfig(seed=problem.seed, epochs=epochs, stretch=SOURCES[problem.source].stretch, **fields)
-    facts = {"problem": str(problem), "way": way, "config": config.to_json()}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache / f"{problem}-{way.replace(',', '').replace(' ', '_')}-{digest}.safetensors"
+    facts = facts_of(problem, way, task, epochs)
+    path = cache / f"{problem}-{way.replace(',', '').replace(' ', '_')}-{digest_of(facts)}.safetensors"
     if not path.exists():
-        task = make_task(data, problem.source, problem.imbalance, problem.seed, problem.part)
-        _make(task, config, way, facts, path)
+        _make(task, _config(problem, way, epochs), way, facts, path)
     arrays = load_file(path)
     head = LinearHead(arrays["weight"], arrays["bias"]) if "weight" in arrays else None
     return Features(arrays["train"], arrays["score"], head, json.loads(path.with_suffix(".json").read_text()))
+
+
+def _config(problem: Problem, way: str, epochs: int) -> TrainConfig:
+    stretch = SOURCES[problem.source].stretch
+    return TrainConfig(seed=problem.seed, epochs=epochs, stretch=stretch, **WAYS[way].fields)
 
 
 def _make(task: Task, config: TrainConfig, way: str, facts: dict[str, Any], path: Path) -> None:
@@ -122,7 +139,7 @@ def _make(task: Task, config: TrainConfig, way: str, facts: dict[str, Any], path
     run = Run(task.train, None, normalisation_for(task.train, config), config, lambda progress: None, None)
     backbone, head = WAYS[way].make(run)
     arrays = {
-        name: np.stack([extract_features(backbone, view, run.normalisation) for view in symmetries(chips)])
+        name: extract_features(backbone, chips, run.normalisation)
         for name, chips in (("train", task.train), ("score", task.score))
     }
     if head is not None:
@@ -131,20 +148,9 @@ def _make(task: Task, config: TrainConfig, way: str, facts: dict[str, Any], path
         "seconds": {stage: round(wall, 1) for stage, wall in run.seconds.items()},
         "processor_s": round(time.process_time() - start, 1),
         "backbone": backbone.digest,
-        "versions": versions(),
         "counts": task.train.table.counts,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps({**facts, **more}))
     with atomic(path) as part:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part)
-
-
-def symmetries(chips: Chips) -> Iterator[Chips]:
-    """The chips in the eight symmetries of the square, first as they are: seen from above, the world has no up."""
-    for number in range(8):
-        images = np.rot90(chips.images, number % 4, axes=(2, 3))
-        valid = np.rot90(chips.valid, number % 4, axes=(1, 2))
-        if number >= 4:
-            images, valid = images[..., ::-1], valid[..., ::-1]
-        yield replace(chips, images=np.ascontiguousarray(images), valid=np.ascontiguousarray(valid))

@@ -28,21 +28,18 @@ class Row:
             its logits adjusted afterwards.
         settings: Of the head.
         calibrate: Stage 2 of debLoRA on the features that the head is fitted on; None leaves them as they are.
-        views: Symmetries of each chip that the head is fitted on and whose features are averaged in scoring: 1 or 8.
     """
 
     way: str
     head: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     calibrate: DebiasSettings | None = None
-    views: int = 1
 
     @property
     def name(self) -> str:
         """As tables show it."""
-        parts = [self.way, "calibrated" if self.calibrate else "", self.head]
-        parts += [f"{key} {value}" for key, value in self.settings.items()]
-        return " | ".join(part for part in [*parts, "8 views" if self.views > 1 else ""] if part)
+        moved = [] if self.calibrate is None else [", ".join(["calibrated", *_changes(self.calibrate)])]
+        return " | ".join([self.way, *moved, self.head, *(f"{key} {value}" for key, value in self.settings.items())])
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -51,8 +48,13 @@ class Row:
 
 def predict(row: Row, features: Features, labels: npt.NDArray[np.int64], table: ClassTable, seed: int) -> Array:
     """Logits (M, C) of the chips to score on."""
-    score = features.score[: row.views].mean(axis=0)
-    return _head(row, features, labels, table, seed).logits(score)
+    return _head(row, features, labels, table, seed).logits(features.score)
+
+
+def _changes(settings: DebiasSettings) -> list[str]:
+    """What of the settings is not the default."""
+    default = DebiasSettings().to_json()
+    return [f"{key} {value}" for key, value in settings.to_json().items() if value != default[key]]
 
 
 def _head(row: Row, features: Features, labels: npt.NDArray[np.int64], table: ClassTable, seed: int) -> LinearHead:
@@ -60,12 +62,10 @@ def _head(row: Row, features: Features, labels: npt.NDArray[np.int64], table: Cl
         if features.head is None:
             raise ValueError(f"No head was trained along in {row.way}.")
         return features.head.shifted(-logit_adjustment(table, 1.0)) if row.head == "own+la" else features.head
-    train = features.train[: row.views].reshape(-1, features.train.shape[-1])
-    repeated = np.tile(labels, row.views)
-    counted = table.with_counts(repeated)
+    train = features.train
     if row.calibrate is not None:
-        train = calibrate(train, repeated, counted, row.calibrate, seed).targets
-    return fit_method(row.head, Samples(train, repeated, counted), row.settings, seed)
+        train = calibrate(train, labels, table, row.calibrate, seed).targets
+    return fit_method(row.head, Samples(train, labels, table), row.settings, seed)
 
 
 def rows(suite: str) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,30 @@ RIVAL = "lora | la"
 """The strongest simple rival: plain LoRA, logistic regression on its features, logits adjusted afterwards."""
 
 Record = Mapping[str, Any]
+
+
+def by_setting(records: Sequence[Record]) -> list[list[Record]]:
+    """The records once for each setting under which rows were made, with the rows of that setting alone.
+
+    Scores after other numbers of epochs, on other splits or by other versions have no common mean.
+    """
+    settings = sorted({_setting(row) for record in records for row in record["rows"].values()})
+    groups: list[list[Record]] = []
+    for setting in settings:
+        kept = [
+            {**record, "rows": {name: row for name, row in record["rows"].items() if _setting(row) == setting}}
+            for record in records
+        ]
+        groups.append([record for record in kept if record["rows"]])
+    return groups
+
+
+def heading(records: Sequence[Record]) -> str:
+    """Imbalance and epochs of records of one setting."""
+    imbalance = records[0]["imbalance"]
+    real = sorted({f"{record['imbalance']['real']:.3g}" for record in records}, key=float)
+    epochs = next(iter(records[0]["rows"].values()))["setting"]["epochs"]
+    return f"imbalance {imbalance['nominal']:g} (as drawn {' to '.join([real[0], *real[1:][-1:]])}), {epochs} epochs"
 
 
 def table(records: Sequence[Record]) -> str:
@@ -45,6 +70,10 @@ def plot(records: Sequence[Record], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    return json.dumps(row["setting"], sort_keys=True)
 
 
 def _values(records: Sequence[Record], name: str, group: str) -> list[float]:
