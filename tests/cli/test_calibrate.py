@@ -13,6 +13,7 @@ import pytest
 from tests import tiny
 from tests.cli.test_detection import Sets, config, detector, ground, sets, small  # noqa: F401 - fixtures
 from tests.cli.verbs import Run, map_options, train_options
+from torchgeo_debias.cli.calibration import _trained_on
 from torchgeo_debias.data.synthetic import Scene
 from torchgeo_debias.package import MODEL, load_package
 
@@ -78,6 +79,23 @@ def test_who_gives_the_data_of_the_training_is_warned(run: Run, model: Path, lan
     assert "trained on land too" in told.err
 
 
+@pytest.mark.parametrize(
+    ("known", "source", "rasters", "shared"),
+    [
+        ("land", "land", [], "land"),
+        ("land", "sea", [], ""),
+        ("a.tif, b.tif", "b.tif", ["south/b.tif"], "b.tif"),
+        ("b.tif", "c.tif, b.tif, a.tif", ["c.tif", "b.tif", "a.tif"], "b.tif"),
+        ("a.tif, b.tif", "b.tif, a.tif", ["b.tif", "a.tif"], "a.tif, b.tif"),
+        ("a.tif, b.tif", "c.tif", ["c.tif"], ""),
+        ("a, b.tif", "a, b.tif", ["a, b.tif"], "a, b.tif"),
+        ("", "c.tif", ["c.tif"], ""),
+    ],
+)
+def test_any_raster_of_the_training_is_told(known: str, source: str, rasters: list[str], shared: str) -> None:
+    assert _trained_on(known, source, [Path(name) for name in rasters]) == shared
+
+
 def test_another_package_leaves_the_model_as_it_was(
     run: Run, tiny_model: Path, land: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +117,19 @@ def scene_model(run: Run, tiny_scene: Scene, tiny_weights: Path, tmp_path: Path)
     )  # fmt: skip
     assert run("train", *options, "--out", tmp_path / "model", *train_options(tiny_weights)).code == 0
     return tmp_path / "model"
+
+
+def test_who_gives_one_of_the_rasters_of_the_training_is_warned(
+    run: Run, scene_model: Path, tiny_scene: Scene, tiny_weights: Path
+) -> None:
+    info = json.loads((scene_model / MODEL).read_text())
+    assert info["provenance"]["data"] == tiny_scene.raster.name
+    info["provenance"]["data"] = f"other.tif, {tiny_scene.raster.name}"
+    (scene_model / MODEL).write_text(json.dumps(info))
+    labelled = ("--raster", tiny_scene.raster, "--labels", tiny_scene.truth, "--class-field", "class")
+    told = run("calibrate", "--model", scene_model, *labelled, *use(tiny_weights))
+    assert told.code == 0, told.err
+    assert f"trained on {tiny_scene.raster.name} too" in told.err
 
 
 def test_labels_of_a_raster_do_as_well_and_maps_obey(

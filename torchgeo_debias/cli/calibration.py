@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -108,11 +109,12 @@ def calibrate(
             detector = DetectorPredictor(package, weights=weights, precision=cast(Any, precision))
             found = calibrate_objects(detector, objects, recall=recall, progress=progress)
     source = data.name if data is not None else ", ".join(path.name for path in raster or ())
-    if split != "test" and source == package.provenance.get("data"):
+    shared = _trained_on(str(package.provenance.get("data", "")), source, raster or ())
+    if split != "test" and shared:
         _log.warning(
             "The model was trained on %s too: unless these are other labels, its thresholds promise too much. Give "
             "labels that it has not seen, or --split test.",
-            source,
+            shared,
         )
     facts = {"data": source, "split": split, "seed": seed, **found.thresholds.facts}
     thresholds = replace(found.thresholds, facts=facts)
@@ -122,6 +124,13 @@ def calibrate(
     else:
         _show(thresholds, found.scores)
         show.line(f"Thresholds written to {target}")
+
+
+def _trained_on(known: str, source: str, rasters: Sequence[Path]) -> str:
+    """What of the data the model was trained on; packages name several rasters with commas between."""
+    if source == known:
+        return source
+    return ", ".join(sorted({path.name for path in rasters} & set(known.split(", "))))
 
 
 def _refuse(task: str, options: dict[str, Any]) -> None:
