@@ -249,11 +249,11 @@ def test_layers_that_are_read_and_never_called_are_left_out() -> None:
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
     sizes = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
-    swin = SwinTransformerV2(num_classes=0, **sizes)  # type: ignore[arg-type]
+    swin = SwinTransformerV2(num_classes=0, **sizes)
     for model in (plain("beit").model, swin):
         called = calls(model)
         for where in ("attention", "all"):
-            targets = adapter_targets(model, where)  # type: ignore[arg-type]
+            targets = adapter_targets(model, where)
             assert targets
             assert called.issuperset(targets)
         with pytest.raises(ConfigError, match="no module 'qkv'"):

@@ -74,8 +74,9 @@ class AdapterSettings:
         kind: See :data:`KINDS`. Only ``lora`` and ``rslora`` go on the attention of models that use PyTorch's
             ``nn.MultiheadAttention``.
         rank: Rank of the update, of each LoRA of a mixture, or width of a bottleneck; 8 in the released code of
-            debLoRA. ``adalora`` begins with half as much again and ends with this mean; ``vera`` wants many (256 in
-            its paper); ``ia3`` has none.
+            debLoRA. ``adalora`` begins with half as much again and ends with this mean, or with other ranks where early
+            stopping keeps weights from before the sharing was done; ``vera`` wants many (256 in its paper); ``ia3``
+            has none.
         alpha: The update is scaled by ``alpha / rank``, by ``alpha / sqrt(rank)`` in ``rslora``; ``ia3``, ``vera``,
             ``hra`` and the bottlenecks have no such scale.
         dropout: On the input of the update, in a bottleneck within it.
