@@ -26,7 +26,7 @@ from tests import tiny
 from torchgeo_debias._package_io import read_package
 from torchgeo_debias.errors import DebiasError, OutputError, PackageError
 from torchgeo_debias.inference.classifier import PackagePredictor
-from torchgeo_debias.package import MODEL, ONNX, ONNX_INT8, ModelPackage, check_target
+from torchgeo_debias.package import MODEL, ONNX, ModelPackage, check_target
 
 FILES = [
     "adapter/adapter_config.json",
@@ -553,34 +553,6 @@ def test_a_model_of_all_weights_needs_no_others(tiny_package: ModelPackage, tmp_
     fewer = {name: tensor for name, tensor in whole.items() if name != "norm.weight"}
     with pytest.raises(PackageError, match="do not fit the backbone"):
         PackagePredictor(replace(package, finetuned=fewer))
-
-
-def test_exports_travel_in_the_package(tiny_package: ModelPackage, tmp_path: Path) -> None:
-    exported = replace(tiny_package, onnx={ONNX: b"graph", ONNX_INT8: b"small"}, exports={"opset": 20})
-    for name in ("model", "model.tgd"):
-        exported.save(tmp_path / name)
-        back = ModelPackage.load(tmp_path / name)
-        assert back.onnx == exported.onnx
-        assert back.exports == {"opset": 20}
-        replace(back, onnx={}, exports={}).save(tmp_path / name)  # takes the place of a package with an export
-        assert ModelPackage.load(tmp_path / name).to_json() == tiny_package.to_json()
-    exported.save(tmp_path / "model")
-    assert sorted(files_of(tmp_path / "model")) == sorted([*FILES, ONNX, ONNX_INT8])
-    zip_of(tmp_path / "model", tmp_path / "by-hand.tgd", **{"onnx/": b""})  # zip tools write an entry a folder
-    assert ModelPackage.load(tmp_path / "by-hand.tgd").onnx == exported.onnx
-
-
-def test_a_changed_export_is_refused(tiny_package: ModelPackage, tmp_path: Path) -> None:
-    replace(tiny_package, onnx={ONNX: b"graph"}, exports={"opset": 20}).save(tmp_path / "model")
-    (tmp_path / "model" / ONNX).write_bytes(b"other")
-    refused(tmp_path / "model", f"the digest of {ONNX} differs")
-    (tmp_path / "model" / ONNX).unlink()
-    refused(tmp_path / "model", "its files are not those")
-
-
-def test_packages_without_exports_are_written_as_ever(tiny_package: ModelPackage, tiny_model: Path) -> None:
-    assert "exports" not in json.loads((tiny_model / MODEL).read_text())
-    assert ModelPackage.load(tiny_model).exports == {}
 
 
 @pytest.mark.parametrize(
