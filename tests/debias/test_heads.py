@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias import LinearHead, fit_head, logit_adjustment
+from torchgeo_debias.debias.methods.solver import fit_linear
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -19,13 +22,27 @@ def test_the_folded_head_says_what_scikit_learn_says(classes: int) -> None:
     z = ((rng.normal(size=(classes, 6))[labels] + rng.normal(size=(200, 6))) * scale + 5 * scale).astype(np.float32)
     z[:, 3] = 7.5  # a column that says nothing
     head = fit_head(z, labels, classes)
-    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)).fit(z, labels)
+    # Of two classes scikit-learn fits one row, the difference of ours: half the ridge is the same one.
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=2.0 if classes == 2 else 1.0, max_iter=1000))
+    reference.fit(z, labels)
     assert head.weight.shape == (classes, 6)
     assert head.weight.dtype == head.bias.dtype == np.float32
     logits = head.logits(z).astype(np.float64)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, reference.predict_proba(z), atol=2e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_ridge_is_half_the_square_of_all_rows_whatever_the_number_of_classes(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % classes
+    z = (rng.normal(size=(classes, 4))[labels] + rng.normal(size=(60, 4))).astype(np.float32)
+    scaler = StandardScaler().fit(z)
+    weight, _ = fit_linear(
+        scaler.transform(z), lambda logits: F.cross_entropy(logits, torch.from_numpy(labels), reduction="sum"), classes
+    )
+    np.testing.assert_allclose(fit_head(z, labels, classes).weight * scaler.scale_, weight, atol=1e-3)
 
 
 def test_shifting_moves_the_logits_alone() -> None:
