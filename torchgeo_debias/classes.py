@@ -88,15 +88,19 @@ class ClassTable:
         return self.groups.index("background") if "background" in self.groups else None
 
     @property
+    def objects(self) -> npt.NDArray[np.bool_]:
+        """Which classes are objects and not background, shape (C,)."""
+        return np.array([group != "background" for group in self.groups])
+
+    @property
     def imbalance_ratios(self) -> npt.NDArray[np.float64]:
         """Largest count over each class's own count, shape (C,); infinite where a class has no sample.
 
         The largest is that of an object class: how much background was sampled says nothing about rareness.
         """
         counts = np.asarray(self.counts, dtype=np.float64)
-        objects = np.array([group != "background" for group in self.groups])
         with np.errstate(divide="ignore"):
-            ratios: npt.NDArray[np.float64] = counts.max(where=objects, initial=1.0) / counts
+            ratios: npt.NDArray[np.float64] = counts.max(where=self.objects, initial=1.0) / counts
         return ratios
 
     @property

@@ -174,7 +174,7 @@ def calibrate(
 
 def _scheduled(table: ClassTable, schedule: Schedule, gamma0: float) -> npt.NDArray[np.float64]:
     """The pulls (C,); how rare a background is has no say in those of the objects."""
-    objects = np.array([group != "background" for group in table.groups])
+    objects = table.objects
     pull = np.zeros(len(objects))
     pull[objects] = scheduled_pulls(table.imbalance_ratios[objects], schedule, gamma0)
     return pull

@@ -19,6 +19,6 @@ def logit_adjustment(table: ClassTable, tau: float) -> npt.NDArray[np.float32]:
     background, and to call it as likely as each object class would fill the map with rare things.
     """
     priors = table.priors
-    objects = np.array([group != "background" for group in table.groups])
+    objects = table.objects
     aim = np.where(objects, priors[objects].sum() / objects.sum(), priors)
     return (tau * np.log(priors / aim)).astype(np.float32)

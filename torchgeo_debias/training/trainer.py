@@ -68,7 +68,7 @@ def train(
         validation = chips.subset(held) if len(held) else None
         chips = chips.subset(kept)
     run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints)
-    backbone, head, raw = _METHODS[config.method](run)
+    backbone, head, raw = _trained(run)
     facts = {"training_chips": len(chips), **(provenance or {})}
     package = ModelPackage(
         table=chips.table,
@@ -81,30 +81,23 @@ def train(
     return Trained(package, run.seconds)
 
 
-Result = tuple[Backbone, LinearHead, Classifier | None]
+def _untrained(run: Run) -> tuple[Backbone, None]:
+    return run.backbone(), None
 
 
-def _probe(run: Run) -> Result:
-    backbone = run.backbone()
-    return backbone, finished_head(run, backbone, None), None
-
-
-def _lora(run: Run) -> Result:
-    backbone, own = adapt(run)
-    return backbone, finished_head(run, backbone, own), None
-
-
-def _finetune(run: Run) -> Result:
-    backbone, own = finetune(run)
-    return backbone, finished_head(run, backbone, own), None
-
-
-_METHODS: dict[str, Callable[[Run], Result]] = {
-    "probe": _probe,
-    "lora": _lora,
-    "finetune": _finetune,
-    "deblora": deblora,
+_FEATURES: dict[str, Callable[[Run], tuple[Backbone, LinearHead | None]]] = {
+    "probe": _untrained,
+    "lora": adapt,
+    "finetune": finetune,
 }
+
+
+def _trained(run: Run) -> tuple[Backbone, LinearHead, Classifier | None]:
+    """The backbone, its classifier and, of ``deblora``, the plain one of stage 1."""
+    if run.config.method == "deblora":
+        return deblora(run)
+    backbone, own = _FEATURES[run.config.method](run)
+    return backbone, finished_head(run, backbone, own), None
 
 
 def _check(chips: Chips) -> None:

@@ -33,7 +33,7 @@ def even_weights(labels: npt.NDArray[np.int64], table: ClassTable, total: float)
 
 def class_weights(raw: Weights, table: ClassTable) -> Weights:
     """Weights of the classes (C,) in proportion to ``raw``, with mean 1 over the samples; background weighs 1."""
-    objects = np.array([group != "background" for group in table.groups])
+    objects = table.objects
     counts = np.asarray(table.counts, dtype=np.float64)[objects]
     return np.where(objects, raw * counts.sum() / (raw[objects] @ counts), 1.0)
 
@@ -41,5 +41,5 @@ def class_weights(raw: Weights, table: ClassTable) -> Weights:
 def missing(table: ClassTable) -> npt.NDArray[np.int64]:
     """Samples that each object class lacks to reach the largest one, shape (C,); none for background."""
     counts = np.asarray(table.counts, dtype=np.int64)
-    objects = np.array([group != "background" for group in table.groups])
+    objects = table.objects
     return np.where(objects, counts.max(where=objects, initial=0) - counts, 0)

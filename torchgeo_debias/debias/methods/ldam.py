@@ -49,7 +49,7 @@ def margins(table: ClassTable, max_margin: float) -> npt.NDArray[np.float32]:
     ``n_min`` is that of the rarest object class; a background that is rarer still has no wider margin (ours).
     """
     fourth = table.priors**-0.25
-    objects = np.array([group != "background" for group in table.groups])
+    objects = table.objects
     share = np.minimum(fourth / fourth.max(where=objects, initial=0), 1)
     found: npt.NDArray[np.float32] = (max_margin * share).astype(np.float32)
     return found

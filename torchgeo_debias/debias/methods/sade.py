@@ -53,7 +53,7 @@ def inverse_adjustment(table: ClassTable, tau: float) -> npt.NDArray[np.float32]
     counts share the mean of the logarithms that fall to them, so that their order means nothing. As in
     :func:`~torchgeo_debias.debias.logits.logit_adjustment`, a background class keeps its share.
     """
-    objects = np.array([group != "background" for group in table.groups])
+    objects = table.objects
     log = np.log(table.priors)
     rising = np.sort(log[objects])
     falling = rising[::-1]

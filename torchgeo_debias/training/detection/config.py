@@ -11,9 +11,9 @@ from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.detection import DetectorConfig
 from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.training.config import AlignStart
 from torchgeo_debias.training.settings import Settings
 
-AlignStart = Literal["fresh", "adapted"]
 AlignOn = Literal["all", "moved"]
 DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
 DETECT_METHODS: tuple[DetectMethod, ...] = get_args(DetectMethod)
