@@ -235,6 +235,7 @@ def test_la_is_the_probe_with_other_biases(toy: Chips, configure: Configure) -> 
         ({"loss": "ce", "loss_settings": {"tau": 1}}, "The loss ce has nothing to set"),
         ({"method": "probe", "head": "own"}, "trains no head along"),
         ({"rounds": 0}, "rounds must be at least 1"),
+        ({"align_epochs": 0}, "align_epochs must be at least 1; received 0"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(fields: dict[str, Any], sentence: str, configure: Configure) -> None:

@@ -47,6 +47,13 @@ def test_progress_counts_every_step(toy: Chips, configure: Configure) -> None:
     assert {progress.total for progress in seen} == {12}
 
 
+def test_stage_3_may_have_fewer_epochs(toy: Chips, configure: Configure) -> None:
+    seen: Steps = []
+    train(toy, configure(epochs=3, align_epochs=1, align_start="adapted"), progress=seen.append)
+    assert steps(seen, "adapt") == list(range(1, 19))
+    assert steps(seen, "align") == list(range(1, 7))
+
+
 def test_a_last_batch_of_one_chip_is_left_out(toy: Chips, configure: Configure) -> None:
     seen: Steps = []
     train(toy, configure(method="lora", epochs=1, batch_size=11), progress=seen.append)

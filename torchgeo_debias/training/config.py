@@ -62,6 +62,7 @@ class TrainConfig(Settings):
         align_class_loss_settings: Of that loss, by field.
         align_start: ``fresh``: stage 3 trains a new adapter (paper, second-hand); ``adapted``: it goes on from that of
             stage 1. Ours.
+        align_epochs: Of stage 3, None for ``epochs``; an adapter that goes on may need fewer. Ours.
         rounds: How often the stages debias and align are run, each on the features of the one before. Ours.
         head: How the classifier is made in the end: ``own``, the head that was trained along; or fitted on the features
             of the training chips, by a name in :data:`torchgeo_debias.debias.methods.METHODS`. ``auto``: ``ce`` for
@@ -69,7 +70,7 @@ class TrainConfig(Settings):
         head_settings: Of that method, by field; of ``own``, ``tau``: the strength of a logit adjustment afterwards.
         head_on: What the head of ``deblora`` is fitted on: its ``features`` (a linear probe, as in the paper); the
             ``targets`` that stage 3 aimed at; or its features, ``calibrated`` once more (ours, by validation).
-        epochs: Of the stages adapt and align each.
+        epochs: Of the stages adapt and align each, unless ``align_epochs`` says otherwise.
         batch_size: Chips a step.
         lr: Peak learning rate of AdamW (1e-3 in the released code); ``finetune`` uses a hundredth of it.
         weight_decay: Of AdamW. Ours.
@@ -97,6 +98,7 @@ class TrainConfig(Settings):
     align_class_loss: str = "balanced-softmax"
     align_class_loss_settings: dict[str, Any] = field(default_factory=dict)
     align_start: AlignStart = "fresh"
+    align_epochs: int | None = None
     rounds: int = 1
     head: str = "auto"
     head_settings: dict[str, Any] = field(default_factory=dict)
@@ -117,6 +119,8 @@ class TrainConfig(Settings):
 
     def __post_init__(self) -> None:
         self._check(counts=["devices", "rounds"])
+        if self.align_epochs is not None and self.align_epochs < 1:
+            raise ConfigError(f"align_epochs must be at least 1; received {self.align_epochs}.")
         loss_settings(self.loss, self.loss_settings)
         loss_settings(self.align_class_loss, self.align_class_loss_settings)
         if self.head_name == OWN:

@@ -127,7 +127,7 @@ def align(
         start: The backbone of the stage before, which ``align_start`` may go on from; it is left as it is.
         stage: Name shown to people, and of the checkpoint.
     """
-    config = run.config
+    config = replace(run.config, epochs=run.config.align_epochs or run.config.epochs)
     distance, _, class_loss = config.align_loss.partition("+")
     aimed = distance != "ce"
     objective = Objective(
