@@ -280,3 +280,23 @@ def test_mstar_needs_the_crop_or_its_size_leaks(real_data: Path, tmp_path: Path)
     first = Image.open(tmp_path / "2S1" / Path(chips.sources[0]).name)
     assert first.size == (158, 158)
     np.testing.assert_array_equal(chips.images[0, 0], np.asarray(first)[35:123, 35:123])
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_folders_within_those_of_the_classes_are_domains(splits: bool, tmp_path: Path) -> None:
+    root = tmp_path / "train" if splits else tmp_path
+    # A domain may be called like a class.
+    places = ["beach/0.png", "beach/radar/1.png", "beach/beach/2.png", "dune/radar/3.png", "dune/.cache/4.png"]
+    for place in places:
+        save(root / place)
+    chips = read_folder(tmp_path, 16)
+    assert chips.sources.tolist() == sorted(f"{'train/' * splits}{place}" for place in places[:-1])
+    assert chips.domains is not None
+    of = dict(zip((Path(source).stem for source in chips.sources), chips.domains.tolist(), strict=True))
+    assert of["1"] == of["3"]
+    assert len({of["0"], of["1"], of["2"]}) == 3
+    assert chips.subset([0, 2]).domains.tolist() == chips.domains[[0, 2]].tolist()  # type: ignore[union-attr]
+
+
+def test_images_in_the_folders_of_classes_alone_have_no_domains(flat: Path) -> None:
+    assert read_folder(flat, 16).domains is None

@@ -372,3 +372,20 @@ def test_plain_tables_beside_the_layer_are_passed_over(tmp_path: Path, recwarn: 
     points.to_file(path, layer="points", mode="a")
     assert list(read_layer(path)["class"]) == ["a"]
     assert not [w for w in recwarn if "layer" in str(w.message)]
+
+
+def test_each_raster_is_a_domain(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("optical", "radar")]
+    for folder in folders:
+        folder.mkdir()
+    right = (ORIGIN[0] + 200 * GSD, ORIGIN[1])
+    rasters = [  # of one name, as two sensors in their own folders may have
+        make_raster(folders[0] / "scene.tif", coordinates()),
+        make_raster(folders[1] / "scene.tif", coordinates(), origin=right),
+    ]
+    things = layer(["a", "b", "a"], [at(50, 50), at(250, 50), at(270, 90)])
+    chips = chips_from_layer(rasters, things, "kind", ChipSpec(8, window=8), background=6)
+    assert chips.domains is not None
+    left = chips.ground[:, 0] < right[0]  # type: ignore[index]
+    assert len(set(chips.domains[left])) == len(set(chips.domains[~left])) == 1
+    assert len(set(chips.domains)) == 2

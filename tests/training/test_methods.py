@@ -176,7 +176,8 @@ def test_a_variant_of_the_third_stage_is_another_model(
 def test_every_loss_trains_a_network(loss: str, toy: Chips, held_out: Chips, configure: Configure) -> None:
     # Margins of LDAM are those of cosines times 30; on logits of a linear head they take more steps.
     config = configure(method="lora", loss=loss, epochs=12 if loss == "ldam" else 6, lr=3e-3)
-    assert balanced_accuracy(predict(train(toy, config).package, config, held_out), held_out.labels) > 0.5
+    chips = replace(toy, domains=np.arange(len(toy)) % 2) if LOSSES[loss].domains else toy
+    assert balanced_accuracy(predict(train(chips, config).package, config, held_out), held_out.labels) > 0.5
 
 
 @pytest.mark.parametrize("head", HEADS)

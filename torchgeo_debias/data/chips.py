@@ -104,6 +104,8 @@ class Chips:
         bands: Name of each band.
         ground: (N, 4) left, bottom, right, top of the window of each chip, all in one CRS; None where chips were not
             cut from rasters.
+        domains: (N,) int64, which sensor or region each chip is of, such as the raster it was cut from; None where
+            nothing tells.
     """
 
     images: npt.NDArray[Any]
@@ -114,6 +116,7 @@ class Chips:
     spec: ChipSpec
     bands: tuple[str, ...]
     ground: npt.NDArray[np.float64] | None = None
+    domains: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n, c, h, w = self.images.shape
@@ -126,6 +129,8 @@ class Chips:
             raise DataError(
                 f"There are {n} chips and windows of the shape {self.ground.shape}; each needs four bounds."
             )
+        if self.domains is not None and self.domains.shape != (n,):
+            raise DataError(f"There are {n} chips and domains of the shape {self.domains.shape}; each needs one.")
         if len(self.bands) != c:
             raise DataError(f"Chips have {c} bands but {len(self.bands)} band names.")
 
@@ -143,6 +148,7 @@ class Chips:
             labels=labels,
             sources=self.sources[take],
             ground=None if self.ground is None else self.ground[take],
+            domains=None if self.domains is None else self.domains[take],
             table=self.table.with_counts(labels),
         )
 

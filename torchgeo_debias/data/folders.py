@@ -48,6 +48,9 @@ def read_folder(
     ``<class>/*``. The latter is split by ``seed``, class by class, image by image. Hidden files and side files
     (``.txt``, ``.csv``, ``.json``, ``.xml``, ``.aux.xml``, ``Thumbs.db``) are passed over.
 
+    Images of several sensors or regions may lie in folders of their own within those of the classes,
+    ``<class>/<domain>/*``: the names of these folders make the ``domains``.
+
     Args:
         root: The folder.
         size: Side of a chip, pixels.
@@ -101,7 +104,10 @@ def read_folder(
     labels = np.asarray([names.index(name) for _, name in files], dtype=np.int64)
     spec = replace(spec, window=float(_mode(longest)), gsd=float(np.median(gsds)) if gsds else None)
     sources = np.asarray([_relative(path, root) for path, _ in files])
-    return Chips(images, valid, labels, sources, ClassTable.from_labels(labels, names), spec, first.bands)
+    return Chips(
+        images, valid, labels, sources, ClassTable.from_labels(labels, names), spec, first.bands,
+        domains=_domains(sources, 2 if has_splits(root) else 1),
+    )  # fmt: skip
 
 
 def list_sources(root: Path, split: Split | None = None, *, seed: int = 0, test_share: float = TEST_SHARE) -> list[str]:
@@ -146,6 +152,12 @@ def _load(path: Path, size: int, bands: Sequence[int] | None, crop: int | None) 
     longest = max(valid.shape)
     pixels, valid = resize(pixels, valid, size)
     return replace(image, pixels=pixels, valid=valid), longest
+
+
+def _domains(sources: npt.NDArray[np.str_], depth: int) -> npt.NDArray[np.int64] | None:
+    """Ids of the folders within those of the classes, at this depth, that images lie in; None where none does."""
+    within = ["/".join(source.split("/")[depth:-1]) for source in sources.tolist()]
+    return np.unique(within, return_inverse=True)[1] if any(within) else None
 
 
 def _mode(counts: Counter[int]) -> int:
@@ -202,6 +214,7 @@ def _list_images(
 def _images_of(folder: Path) -> list[Path]:
     return sorted(
         path
-        for path in folder.iterdir()
+        for part in (folder, *_subfolders(folder))
+        for path in part.iterdir()
         if path.is_file() and not path.name.startswith(".") and not path.name.lower().endswith(_SIDECARS)
     )

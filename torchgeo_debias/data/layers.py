@@ -134,7 +134,7 @@ def chips_from_layer(
     corner, that contains the centre of the chip, so that a split by source holds out whole pieces of ground. Two
     chips nearer to their blocks' common edge than half a window may overlap across it, and so may chips of rasters
     that overlap; ``ground`` has their windows, by which :func:`~torchgeo_debias.data.splits.split_apart` keeps the
-    parts of a split apart.
+    parts of a split apart. ``domains`` counts the rasters.
 
     Args:
         rasters: One raster, or several with equal bands and dtype; they may differ in CRS and resolution.
@@ -386,6 +386,7 @@ def _assemble(pieces: list[_Piece], names: list[str], spec: ChipSpec, block: flo
         ).astype(int)
     ]
     labels = np.concatenate([piece.labels for piece in pieces])
+    rasters = np.unique([str(piece.site.path) for piece in pieces], return_inverse=True)[1]
     present = np.unique(labels)
     if len(present) < len(names):
         _log.warning("Classes without any chip: %s.", ", ".join(n for i, n in enumerate(names) if i not in present))
@@ -401,6 +402,7 @@ def _assemble(pieces: list[_Piece], names: list[str], spec: ChipSpec, block: flo
         spec,
         pieces[0].site.bands,
         np.concatenate([_ground(piece, pieces[0].site.wkt) for piece in pieces]),
+        np.repeat(rasters, [len(piece.labels) for piece in pieces]),
     )
 
 

@@ -122,3 +122,5 @@ def fingerprint(pieces: Iterable[object]) -> str:
 def pieces_of(chips: Chips) -> Iterator[object]:
     """What a :func:`fingerprint` takes of chips."""
     yield from (chips.table.to_json(), list(chips.bands), chips.images, chips.valid, chips.labels)
+    if chips.domains is not None:
+        yield chips.domains

@@ -140,6 +140,14 @@ class TrainConfig(Settings):
             )
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the class losses that the network is trained under, one stage after the other."""
+        if self.method == "probe":
+            return ()
+        aligned = self.method == "deblora" and "ce" in self.align_loss
+        return (self.loss, self.align_class_loss) if aligned else (self.loss,)
+
+    @property
     def head_name(self) -> str:
         """What ``auto`` comes to."""
         if self.head != "auto":

@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ def fit(
     stage: str,
     progress: ProgressCallback,
     folder: Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train ``module`` in place.
 
@@ -113,6 +114,7 @@ def fit(
         stage: Name shown to people.
         progress: Told after each step.
         folder: For a checkpoint an epoch; where one lies, the run goes on from it. None for none.
+        callbacks: Beside those of every stage.
 
     Raises:
         ConfigError: If the training diverges.
@@ -126,14 +128,14 @@ def fit(
             part.prefer(device, dtype)
     # Worker processes cannot reach the caller's progress bar: with several devices it moves once a stage.
     alone = config.devices == 1
-    callbacks: list[Callback] = [_Report(stage, progress)] if alone else []
+    called = [*callbacks, *([_Report(stage, progress)] if alone else [])]
     if adalora_of(module) is not None:
-        callbacks.append(ShareRanks())
+        called.append(ShareRanks())
     if validation is not None:
-        callbacks.append(KeepBest(module.monitor, config.patience))
+        called.append(KeepBest(module.monitor, config.patience))
     last: Path | None = None
     if folder is not None:
-        callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
+        called.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
         last = find_checkpoint(folder / "last.ckpt")
     with _quiet(), _interruptible(), _shared_through_files():
         trainer = L.Trainer(
@@ -145,7 +147,7 @@ def fit(
             precision={torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype],  # type: ignore[arg-type]
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=module.clip,
-            callbacks=callbacks,
+            callbacks=called,
             logger=False,
             enable_checkpointing=folder is not None,
             enable_progress_bar=False,

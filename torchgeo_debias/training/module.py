@@ -20,9 +20,10 @@ from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
 from torchgeo_debias.debias.losses import LongTailLoss
-from torchgeo_debias.progress import ProgressCallback
+from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.checkpoints import pieces_of, stage_folder
 from torchgeo_debias.training.config import TrainConfig
+from torchgeo_debias.training.learning import LearnChips
 from torchgeo_debias.training.loop import Stage, fit
 
 
@@ -140,7 +141,12 @@ def run_stage(
     data = [piece for part in (chips, validation) if part is not None for piece in pieces_of(part)]
     folder = stage_folder(checkpoints, stage, config, module.backbone.digest, data)
     held = None if validation is None else _loader(validation, config, shuffle=False)
-    fit(module, _loader(chips, config, shuffle=True), held, stage, progress, folder)
+    callbacks = []
+    if module.loss is not None and module.loss.wants == "current":
+        # Worker processes cannot reach the caller's progress bar.
+        told = progress if config.devices == 1 else silent
+        callbacks.append(LearnChips(chips, module.normalisation, config.precision, config.seed, stage, told))
+    fit(module, _loader(chips, config, shuffle=True), held, stage, progress, folder, callbacks)
 
 
 def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]:

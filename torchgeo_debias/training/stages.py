@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ from torchgeo_debias.backbones import Backbone, add_adapter, create_backbone, fi
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias import Calibration, LinearHead, calibrate, logit_adjustment
-from torchgeo_debias.debias.losses import LongTailLoss, Weighted, build_loss
+from torchgeo_debias.debias.losses import LongTailLoss, build_loss
 from torchgeo_debias.debias.methods import fit_method
-from torchgeo_debias.debias.methods.weighting import EquitySettings, chip_weights
-from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.package import Classifier
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.config import OWN, OwnSettings, TrainConfig
 from torchgeo_debias.training.features import cached_features
+from torchgeo_debias.training.learning import samples_of
 from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
 from torchgeo_debias.training.parts import Timed, adapter_of, feature_unit
 
@@ -68,12 +68,16 @@ class Run(Timed):
 
     def adapted(self) -> Backbone:
         """A fresh pretrained backbone with a fresh adapter on it."""
-        backbone, settings = self.backbone(), self.config.adapter
-        if not settings.mixture:
-            return add_adapter(backbone, settings)
-        labels = self.chips.labels if settings.kind == "clora" else None
-        frozen = self.features(backbone, "frozen features")
-        return add_adapter(backbone, settings, find_experts(frozen, labels, settings.experts, self.config.seed))
+        settings, experts = self.config.adapter, None
+        if settings.mixture:
+            labels = self.chips.labels if settings.kind == "clora" else None
+            experts = find_experts(self.frozen, labels, settings.experts, self.config.seed)
+        return add_adapter(self.backbone(), settings, experts)
+
+    @cached_property
+    def frozen(self) -> Array:
+        """Features of the training chips by the pretrained backbone, extracted once a run."""
+        return self.features(self.backbone(), "frozen features")
 
     def features(self, backbone: Backbone, stage: str) -> Array:
         """Features of the training chips."""
@@ -89,11 +93,10 @@ class Run(Timed):
 
 
 def training_loss(run: Run, name: str, settings: Mapping[str, Any] | None = None) -> LongTailLoss:
-    """A class loss for these chips; where it weighs single chips, by the clusters of their frozen features."""
+    """A class loss for these chips; it knows their frozen features where it wants them."""
     loss = build_loss(name, run.chips.table, settings)
-    if isinstance(loss, Weighted):
-        frozen = run.features(run.backbone(), "frozen features")
-        loss.weigh(chip_weights(frozen, EquitySettings(), run.config.seed))
+    if loss.wants == "frozen":
+        loss.learn(samples_of(run.chips, run.frozen), run.config.seed)
     return loss
 
 
@@ -185,8 +188,7 @@ def finished_head(run: Run, backbone: Backbone, own: LinearHead | None) -> Linea
 def fitted_head(run: Run, features: Array) -> LinearHead:
     """The head that the configuration names, fitted on features (N, D) of the training chips."""
     config = run.config
-    samples = Samples(features, run.chips.labels, run.chips.table)
-    return fit_method(config.head_name, samples, config.head_settings, config.seed)
+    return fit_method(config.head_name, samples_of(run.chips, features), config.head_settings, config.seed)
 
 
 def _fit(

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torchgeo_debias.backbones import Backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.data.splits import split_by_source
 from torchgeo_debias.debias import LinearHead
+from torchgeo_debias.debias.losses import LOSSES
 from torchgeo_debias.errors import DataError
 from torchgeo_debias.files import make_folder
 from torchgeo_debias.package import Classifier, ModelPackage
@@ -53,12 +56,13 @@ def train(
         provenance: Facts about the data, kept in the package beside seed and versions.
 
     Raises:
-        DataError: If there are fewer than two classes, a class has fewer than two samples, or a checkpoint is damaged.
+        DataError: If there are fewer than two classes, a class has fewer than two samples, a loss that brings sensors
+            together has chips of one alone, or a checkpoint is damaged.
         OutputError: If checkpoints cannot be written.
         ConfigError: If the training diverges.
         WeightsError: If the backbone's weights cannot be had.
     """
-    _check(chips)
+    _check(chips, config)
     if checkpoints is not None:
         make_folder(checkpoints)
     validation = None
@@ -100,7 +104,7 @@ def _trained(run: Run) -> tuple[Backbone, LinearHead, Classifier | None]:
     return backbone, finished_head(run, backbone, own), None
 
 
-def _check(chips: Chips) -> None:
+def _check(chips: Chips, config: TrainConfig) -> None:
     if len(chips.table.names) < 2:
         raise DataError(f"Training needs at least two classes; found only {chips.table.names[0]!r}.")
     few = [f"{n} ({c})" for n, c in zip(chips.table.names, chips.table.counts, strict=True) if c < 2]
@@ -109,6 +113,14 @@ def _check(chips: Chips) -> None:
             f"Every class needs at least two training samples; too few: {', '.join(few)}; "
             "label more of them or leave the class out."
         )
+    if chips.domains is None or len(np.unique(chips.domains)) < 2:
+        for name in config.losses:
+            if LOSSES[name].domains:
+                raise DataError(
+                    f"The loss {name} brings several sensors or regions together, but all chips are of one: give "
+                    "several rasters, or images in a folder for each within those of the classes; or choose another "
+                    "loss."
+                )
 
 
 def normalisation_for(chips: Chips, config: TrainConfig) -> Normalisation:

@@ -5,16 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.losses.domains import (
-    DomainAlignment,
     DomainClasses,
+    DomainLoss,
     DomainSettings,
     domain_class_loss,
     domain_classes,
     domain_gap,
 )
-from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.debias.samples import Samples
+from torchgeo_debias.errors import ConfigError, DataError
 
 #: Class 0 in domains 0 and 1, class 1 in domain 0.
 KNOWN = DomainClasses(
@@ -75,19 +78,35 @@ def test_the_gap_by_hand() -> None:
     assert domain_gap(features[:2], domains[:2]).item() == 0
 
 
-def test_the_module_adds_both_and_keeps_a_part_of_old_centroids() -> None:
+def told(features: np.ndarray, domains: np.ndarray | None) -> Samples:
+    labels = np.arange(12) % 2
+    return Samples(features, labels, ClassTable.from_counts({"a": 6, "b": 6}), domains)
+
+
+def test_the_loss_adds_both_and_keeps_a_part_of_old_centroids() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 12, 3)).astype(np.float32)
     labels, domains = np.arange(12) % 2, np.arange(12) // 6
     settings = DomainSettings(weight=0.3, gap_weight=0.7, momentum=0.25)
-    module = DomainAlignment(settings)
+    loss = DomainLoss(told(first, domains).table, settings)
     batch, y, d = torch.tensor(first), torch.tensor(labels), torch.tensor(domains)
-    torch.testing.assert_close(module(batch, y, d), 0.7 * domain_gap(batch, d))
-    module.refresh(first, labels, domains)
-    module.refresh(second, labels, domains)
+    logits = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    loss.learn(told(first, domains), seed=0)
+    goes_on = DomainLoss(told(first, domains).table, settings)
+    goes_on.load_state_dict(loss.state_dict())  # as a run does that was stopped after the first epoch
     mixed = domain_classes(0.75 * second + 0.25 * first, labels, domains)
-    expected = 0.7 * domain_gap(batch, d) + 0.3 * domain_class_loss(batch, y, d, mixed, settings)
-    torch.testing.assert_close(module(batch, y, d), expected)
+    expected = F.cross_entropy(logits, y) + 0.7 * domain_gap(batch, d)
+    expected = expected + 0.3 * domain_class_loss(batch, y, d, mixed, settings)
+    for either in (loss, goes_on):
+        either.learn(told(second, domains), seed=0)
+        torch.testing.assert_close(either(logits, y, index=torch.arange(12), features=batch), expected)
+
+
+@pytest.mark.parametrize("domains", [None, np.full(12, 3)])
+def test_chips_of_one_domain_are_refused(domains: np.ndarray | None) -> None:
+    chips = told(np.zeros((12, 3), np.float32), domains)
+    with pytest.raises(DataError, match="'boda' needs training chips of two domains or more"):
+        DomainLoss(chips.table, DomainSettings()).learn(chips, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +119,4 @@ def test_the_module_adds_both_and_keeps_a_part_of_old_centroids() -> None:
 )
 def test_settings_that_cannot_be_are_refused(values: dict[str, float], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        DomainSettings(**values)
+        DomainSettings(**values)  # type: ignore[arg-type]

@@ -5,14 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.losses.subclass import (
-    SubclassContrast,
+    SubclassLoss,
     SubclassSettings,
     class_temperatures,
     subclass_contrast,
     subclasses,
 )
+from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError
 
 
@@ -127,30 +130,31 @@ def test_classes_of_one_feature_keep_the_temperature() -> None:
     np.testing.assert_allclose(found, 0.1, rtol=1e-6)
 
 
-def test_the_module_begins_with_classes_and_then_knows_subclasses() -> None:
+def test_the_loss_adds_the_contrast_between_the_subclasses_that_it_was_told_last() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [30, 10])
     features = rng.normal(size=(40, 6)).astype(np.float32)
-    settings = SubclassSettings()
-    module = SubclassContrast(labels, 2, settings)
+    settings = SubclassSettings(weight=0.3)
+    table = ClassTable.from_counts({"a": 30, "b": 10})
+    loss = SubclassLoss(table, settings)
     index = torch.tensor([0, 5, 9, 31, 35])
     batch, known = torch.tensor(features)[index], torch.tensor(labels)[index]
-    torch.testing.assert_close(
-        module(batch, index), subclass_contrast(batch, index, known, known, torch.full((2,), 0.1), settings)
-    )
-    module.refresh(features, seed=3)
-    found = subclasses(features, labels, settings, 3)
-    np.testing.assert_array_equal(module.subclass.numpy(), found)
-    again = SubclassContrast(labels, 2, settings)
-    again.load_state_dict(module.state_dict())  # as a resumed run does
-    torch.testing.assert_close(again(batch, index), module(batch, index))
+    logits = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    for told in (features, features[::-1].copy()):
+        loss.learn(Samples(told, labels, table), seed=3)
+        found = subclasses(told, labels, settings, 3)
+        tau = torch.tensor(class_temperatures(told, labels, found, 2, settings))
+        contrast = subclass_contrast(batch, index, known, torch.tensor(found)[index], tau, settings)
+        torch.testing.assert_close(
+            loss(logits, known, index=index, features=batch), F.cross_entropy(logits, known) + 0.3 * contrast
+        )
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({"temperature": 0.0}, "temperatures must be positive; received 0.0 and 0.07"),
-        ({"beta": -1.0}, "beta of the subclass contrast must be at least 0; received -1.0"),
+        ({"beta": -1.0}, "beta and weight of the subclass contrast must be at least 0; received -1.0 and 1.0"),
         ({"delta": 0}, "A subclass has at least one sample; received delta 0"),
         ({"clip": 0.5}, "must lie in 0..0.5; received 0.5"),
         ({"rho": 0.5}, "rho must be at least 1"),

@@ -1,4 +1,4 @@
-"""Losses for training a network under a long tail: one registry, one contract; and two terms on features beside it."""
+"""Losses for training a network under a long tail: one registry, one contract."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ from types import MappingProxyType
 from typing import Any
 
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.debias.losses import classification
-from torchgeo_debias.debias.losses.classification import Weighted
-from torchgeo_debias.debias.losses.domains import DomainAlignment, DomainSettings
+from torchgeo_debias.debias.losses import classification, domains, subclass
 from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
-from torchgeo_debias.debias.losses.subclass import SubclassContrast, SubclassSettings
 from torchgeo_debias.debias.methods.registry import read_settings
 
-__all__ = [
-    "LOSSES",
-    "DomainAlignment",
-    "DomainSettings",
-    "LongTailLoss",
-    "Loss",
-    "SubclassContrast",
-    "SubclassSettings",
-    "Weighted",
-    "build_loss",
-    "loss_settings",
-]
+__all__ = ["LOSSES", "LongTailLoss", "Loss", "build_loss", "loss_settings"]
 
-LOSSES: Mapping[str, Loss] = MappingProxyType({loss.name: loss for loss in classification.ENTRIES})
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {loss.name: loss for part in (classification, subclass, domains) for loss in part.ENTRIES}
+)
 
 
 def loss_settings(name: str, values: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 (of the loss's type)

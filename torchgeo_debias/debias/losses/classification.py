@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from torchgeo_debias.debias.methods.balance import class_weights
 from torchgeo_debias.debias.methods.focal import focal
 from torchgeo_debias.debias.methods.ldam import LdamSettings, ldam, margins
 from torchgeo_debias.debias.methods.posthoc import AdjustmentSettings
-from torchgeo_debias.debias.methods.weighting import effective_weights
+from torchgeo_debias.debias.methods.weighting import EquitySettings, chip_weights, effective_weights
+from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError
 
 
@@ -115,13 +117,18 @@ class Ldam(LongTailLoss):
 
 
 class Weighted(LongTailLoss):
-    """Cross-entropy times a weight of the training chip, which :meth:`weigh` tells, whatever its class."""
+    """Cross-entropy times a weight of the training chip, by the cluster of its frozen features, whatever its class."""
 
+    wants = "frozen"
     weights: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weights", torch.empty(0), persistent=False)
+
+    def learn(self, samples: Samples, seed: int) -> None:
+        """See :class:`LongTailLoss`."""
+        self.weigh(chip_weights(samples.features, EquitySettings(), seed))
 
     def weigh(self, weights: npt.NDArray[np.floating]) -> None:
         """Set the weight of each training chip, (N,), at least 0; they are scaled to a mean of 1.
@@ -185,3 +192,21 @@ ENTRIES = (
         settings=NoSettings,
     ),
 )
+
+PLAIN: Mapping[str, Loss] = MappingProxyType({loss.name: loss for loss in ENTRIES if loss.name != "weighted"})
+"""Losses that a term on features can go beside: those that need to know nothing of the training chips."""
+
+
+def check_plain(name: str) -> None:
+    """Refuse what is none of :data:`PLAIN`.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if name not in PLAIN:
+        raise ConfigError(f"class_loss must be one of {', '.join(PLAIN)}; received {name!r}.")
+
+
+def plain_loss(name: str, table: ClassTable) -> LongTailLoss:
+    """One of :data:`PLAIN` with its default settings."""
+    return PLAIN[name].build(table, PLAIN[name].settings())

@@ -12,22 +12,27 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.clustering import Array
-from torchgeo_debias.errors import ConfigError
+from torchgeo_debias.debias.losses.classification import check_plain, plain_loss
+from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
+from torchgeo_debias.debias.samples import Samples
+from torchgeo_debias.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class DomainSettings:
-    """Of the alignment of domains; all defaults are those of the authors' code.
+    """Of the alignment of domains; all defaults but that of ``class_loss`` are those of the authors' code.
 
     Attributes:
         nu: How much a domain-class pair with many samples is pushed away rather than one with few.
         temperature: T of the distances.
-        weight: Of the distances to domain-class pairs, beside the cross-entropy.
+        weight: Of the distances to domain-class pairs, beside the class loss.
         gap_weight: Of the gap between the domains' means and covariances.
         momentum: Share of the old centroids that stays when they are taken anew.
+        class_loss: What the alignment goes beside, with its default settings (cross-entropy in the paper).
     """
 
     nu: float = 0.5
@@ -35,6 +40,7 @@ class DomainSettings:
     weight: float = 0.1
     gap_weight: float = 1.0
     momentum: float = 0.2
+    class_loss: str = "ce"
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -45,6 +51,7 @@ class DomainSettings:
             raise ConfigError(
                 f"nu and the weights must be at least 0; received {self.nu}, {self.weight} and {self.gap_weight}."
             )
+        check_plain(self.class_loss)
 
 
 class DomainClasses(NamedTuple):
@@ -123,33 +130,80 @@ def domain_gap(features: Tensor, domains: Tensor) -> Tensor:
     return torch.stack(gaps).mean() if gaps else features.float().sum() * 0.0
 
 
-class DomainAlignment(nn.Module):
-    """What is added to the loss of a batch: ``weight`` times the distances, ``gap_weight`` times the gap.
+class DomainLoss(LongTailLoss):
+    """A class loss, ``weight`` times :func:`domain_class_loss` and ``gap_weight`` times :func:`domain_gap` beside it.
 
-    Until :meth:`refresh` is called only the gap counts (the authors start the distances after some hundred steps).
-
-    Args:
-        settings: See :class:`DomainSettings`.
+    Centroids are taken anew before each epoch, from the features as they are by then; a share ``momentum`` of the old
+    ones stays. (The authors take them every 120 steps or more, and start the distances after 500, when a network that
+    was not adapted before has learnt something.)
     """
 
-    def __init__(self, settings: DomainSettings | None = None) -> None:
+    wants = "current"
+    domains: Tensor
+
+    def __init__(self, table: ClassTable, settings: DomainSettings) -> None:
         super().__init__()
-        self.settings = settings or DomainSettings()
+        self.settings = settings
+        self.class_loss = plain_loss(settings.class_loss, table)
         self.known: DomainClasses | None = None
+        self.centroids = torch.empty(0)
+        self.register_buffer("domains", torch.empty(0, dtype=torch.int64), persistent=False)
 
-    def refresh(self, features: Array, labels: npt.NDArray[np.int64], domains: npt.NDArray[np.int64]) -> None:
-        """Take the centroids anew from all training chips; a share ``momentum`` of the old ones stays."""
-        new = domain_classes(features, labels, domains)
-        if self.known is not None:
-            old = self.known.centroids.to(new.centroids)
+    def get_extra_state(self) -> Tensor:
+        """The centroids, which a run that goes on from a checkpoint mixes with its first ones."""
+        return self.centroids
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what :meth:`get_extra_state` gave."""
+        self.centroids = state
+
+    def learn(self, samples: Samples, seed: int) -> None:
+        """See :class:`LongTailLoss`.
+
+        Raises:
+            DataError: If they are of one domain.
+        """
+        if samples.domains is None or len(np.unique(samples.domains)) < 2:
+            raise DataError("The loss 'boda' needs training chips of two domains or more; all are of one.")
+        device = self.domains.device
+        new = domain_classes(samples.features, samples.labels, samples.domains)
+        if len(self.centroids):
+            old = self.centroids.to(new.centroids)
             new = new._replace(centroids=torch.lerp(new.centroids, old, self.settings.momentum))
-        self.known = new
+        self.known = DomainClasses(*(part.to(device) for part in new))
+        self.centroids = self.known.centroids
+        self.domains = torch.tensor(samples.domains, device=device)
 
-    def forward(self, features: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
-        """The term of features (B, D), labels (B,) and domains (B,)."""
-        total = self.settings.gap_weight * domain_gap(features, domains)
-        if self.known is not None:
-            self.known = DomainClasses(*(part.to(features.device) for part in self.known))
-            distances = domain_class_loss(features, labels, domains, self.known, self.settings)
-            total = total + self.settings.weight * distances
-        return total
+    def at(self, share: float) -> None:
+        """Tell the class loss."""
+        self.class_loss.at(share)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, index: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`LongTailLoss`; it needs ``index`` and ``features``.
+
+        Raises:
+            ConfigError: If one of them is not there, or the training chips were not told.
+        """
+        if index is None or features is None or self.known is None:
+            raise ConfigError("The loss 'boda' needs to know the training chips, and the index and feature of each.")
+        domains = self.domains[index]
+        distances = domain_class_loss(features, labels, domains, self.known, self.settings)
+        gap = domain_gap(features, domains)
+        classes: Tensor = self.class_loss(logits, labels)
+        return classes + self.settings.weight * distances + self.settings.gap_weight * gap
+
+
+ENTRIES = (
+    Loss(
+        "boda",
+        "a class loss beside the alignment of sensors or regions (BoDA)",
+        "Yang, Wang and Katabi, On multi-domain long-tailed recognition, imbalanced domain generalization and beyond, "
+        "ECCV 2022",
+        "adapted",
+        DomainSettings,
+        DomainLoss,
+        domains=True,
+    ),
+)

@@ -14,9 +14,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from sklearn.preprocessing import normalize
-from torch import Tensor, nn
+from torch import Tensor
 
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.clustering import Array, check_clustering, cluster
+from torchgeo_debias.debias.losses.classification import check_plain, plain_loss
+from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
+from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError
 
 
@@ -32,6 +36,9 @@ class SubclassSettings:
         rho: Balance of the clustering, see :func:`~torchgeo_debias.debias.clustering.cluster` (the library's).
         clip: Share of the classes at either end whose spread counts as that of the next one (authors' code: 0.1 and
             0.2).
+        class_loss: What the contrast goes beside, with its default settings (ours: the paper trains the network under
+            the contrast alone, and a classifier afterwards).
+        weight: Of the contrast beside it (ours).
     """
 
     temperature: float = 0.1
@@ -40,19 +47,24 @@ class SubclassSettings:
     delta: int = 10
     rho: float | None = 2.0
     clip: float = 0.2
+    class_loss: str = "ce"
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.base_temperature <= 0:
             raise ConfigError(
                 f"The temperatures must be positive; received {self.temperature} and {self.base_temperature}."
             )
-        if self.beta < 0:
-            raise ConfigError(f"The beta of the subclass contrast must be at least 0; received {self.beta}.")
+        if self.beta < 0 or self.weight < 0:
+            raise ConfigError(
+                f"beta and weight of the subclass contrast must be at least 0; received {self.beta} and {self.weight}."
+            )
         if self.delta < 1:
             raise ConfigError(f"A subclass has at least one sample; received delta {self.delta}.")
         if not 0 <= self.clip < 0.5:
             raise ConfigError(f"The share cut off at either end must lie in 0..0.5; received {self.clip}.")
         check_clustering(1, self.rho)
+        check_plain(self.class_loss)
 
 
 def subclasses(
@@ -146,39 +158,60 @@ def _contrast(similarity: Tensor, partners: Tensor, against: Tensor) -> Tensor:
     return -(shares.sum(dim=1) / partners.sum(dim=1).clamp_min(1)).mean()
 
 
-class SubclassContrast(nn.Module):
-    """:func:`subclass_contrast` with the subclasses of all training chips in mind.
+class SubclassLoss(LongTailLoss):
+    """A class loss, and ``weight`` times :func:`subclass_contrast` beside it.
 
-    Until :meth:`refresh` is called each class is one subclass, as in the authors' first epochs (10 of them; they
-    refresh every 10 epochs on CIFAR, every 5 on ImageNet).
-
-    Args:
-        labels: (N,) class ids of the training chips.
-        n_classes: C.
-        settings: See :class:`SubclassSettings`.
+    Subclasses and temperatures are found anew before each epoch, from the features as they are by then. (The authors
+    start with classes, find subclasses after 10 epochs of a network that has learnt nothing yet, and again every 5 or
+    10 of several hundred.)
     """
 
-    labels: Tensor
+    wants = "current"
     subclass: Tensor
     temperatures: Tensor
 
-    def __init__(self, labels: npt.NDArray[np.int64], n_classes: int, settings: SubclassSettings | None = None) -> None:
+    def __init__(self, table: ClassTable, settings: SubclassSettings) -> None:
         super().__init__()
-        self.settings = settings or SubclassSettings()
-        self.register_buffer("labels", torch.tensor(labels))
-        self.register_buffer("subclass", torch.tensor(labels))
-        self.register_buffer("temperatures", torch.full((n_classes,), self.settings.temperature))
+        self.settings = settings
+        self.class_loss = plain_loss(settings.class_loss, table)
+        self.register_buffer("subclass", torch.empty(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("temperatures", torch.empty(0), persistent=False)
 
-    def refresh(self, features: Array, seed: int = 0) -> None:
-        """Find subclasses and temperatures anew from features (N, D) of all training chips, in their order."""
-        labels = self.labels.cpu().numpy()
+    def learn(self, samples: Samples, seed: int) -> None:
+        """See :class:`LongTailLoss`."""
+        features, labels, device = samples.features, samples.labels, self.subclass.device
         found = subclasses(features, labels, self.settings, seed)
-        temperatures = class_temperatures(features, labels, found, len(self.temperatures), self.settings)
-        self.subclass.copy_(torch.tensor(found))
-        self.temperatures.copy_(torch.tensor(temperatures))
+        temperatures = class_temperatures(features, labels, found, len(samples.table.names), self.settings)
+        self.subclass = torch.tensor(found, device=device)
+        self.temperatures = torch.tensor(temperatures, device=device)
 
-    def forward(self, features: Tensor, index: Tensor) -> Tensor:
-        """The contrast of features (B, D) of the training chips ``index`` (B,)."""
-        return subclass_contrast(
-            features, index, self.labels[index], self.subclass[index], self.temperatures, self.settings
-        )
+    def at(self, share: float) -> None:
+        """Tell the class loss."""
+        self.class_loss.at(share)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, index: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`LongTailLoss`; it needs ``index`` and ``features``.
+
+        Raises:
+            ConfigError: If one of them is not there, or the training chips were not told.
+        """
+        if index is None or features is None or not len(self.subclass):
+            raise ConfigError("The loss 'sbcl' needs to know the training chips, and the index and feature of each.")
+        classes: Tensor = self.class_loss(logits, labels)
+        subclass = self.subclass[index]
+        contrast = subclass_contrast(features, index, labels, subclass, self.temperatures, self.settings)
+        return classes + self.settings.weight * contrast
+
+
+ENTRIES = (
+    Loss(
+        "sbcl",
+        "a class loss beside the contrast between subclasses (SBCL)",
+        "Hou et al., Subclass-balancing contrastive learning for long-tailed recognition, ICCV 2023",
+        "adapted",
+        SubclassSettings,
+        SubclassLoss,
+    ),
+)
