@@ -120,11 +120,11 @@ def test_constraints_are_names_versions_and_markers() -> None:
 def test_every_dependency_is_pinned_once() -> None:
     here = [canonicalize_name(pin.name) for pin in pins() if not pin.marker or pin.marker.evaluate()]
     assert len(here) == len(set(here))
-    assert not with_dependencies(declared("clip", "demo", "export", "sam", "scale", "dev")) - set(here)
+    assert not with_dependencies(declared("clip", "demo", "diffusion", "export", "sam", "scale", "dev")) - set(here)
 
 
 def test_every_import_of_the_package_is_declared() -> None:
-    required = declared("clip", "demo", "export", "sam", "scale")
+    required = declared("clip", "demo", "diffusion", "export", "sam", "scale")
     files = [file for requirement in required for file in metadata.files(requirement.name) or []]
     provided = {file.parts[0].removesuffix(".py") for file in files}
     for path in python_files("torchgeo_debias"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_debias.backbones import AdapterSettings, Backbone, add_adapter, create_backbone
+from torchgeo_debias.backbones.diffusion import ARCHITECTURES, Architecture, encoder_settings
 
 RGB = ("red", "green", "blue")
 S2 = tuple(f"b{i:02d}" for i in range(1, 14))
@@ -25,7 +27,30 @@ FAMILIES: list[tuple[str, int, tuple[str, ...]]] = [
     ("vits16_s2_moco", 32, S2),  # torchgeo
     ("dofa_base", 32, ("red", "nir")),  # wavelengths
     ("clip_vitb32", 32, RGB),  # open_clip, nn.MultiheadAttention
+    ("sd15_unet", 128, RGB),  # diffusers, made small
 ]
+
+
+#: Stable Diffusion in small: as many blocks, few channels.
+SMALL_DIFFUSION = Architecture(
+    {
+        "block_out_channels": (8, 8, 16, 16),
+        "norm_num_groups": 4,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+        "layers_per_block": 1,
+    },
+    {**encoder_settings((8, 8, 8, 8)), "norm_num_groups": 4, "layers_per_block": 1},
+    prompt=(77, 8),
+)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def small_diffusion() -> Iterator[None]:
+    """Everywhere in these tests, Stable Diffusion is small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "stable-diffusion-1", SMALL_DIFFUSION)
+        yield
 
 
 @dataclass

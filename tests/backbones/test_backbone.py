@@ -20,6 +20,7 @@ from torchgeo_debias.backbones import (
     list_backbones,
     pick_dtype,
 )
+from torchgeo_debias.backbones.diffusion import ARCHITECTURES
 from torchgeo_debias.errors import ConfigError
 
 
@@ -38,8 +39,12 @@ def test_registry_entries_exist_in_their_library(spec: BackboneSpec) -> None:
         assert spec.arch in list_models()
         assert spec.hub is not None
         get_weight(spec.hub)
+    elif spec.library == "diffusers":
+        assert spec.arch in ARCHITECTURES
+        assert spec.hub is not None
     else:
         assert (spec.arch, spec.hub) in open_clip.list_pretrained()
+        assert open_clip.get_model_config(spec.arch)["vision_cfg"]["patch_size"] == spec.patch
     assert find_spec(spec.name) is spec
     assert spec.licence
     assert spec.note

@@ -21,6 +21,7 @@ STRIDES = {
     "timm:swin_tiny_patch4_window7_224": (8, 16, 32),
     "timm:hiera_tiny_224": (8, 16, 32),
     "clip_vitb32": (32,),
+    "sd15_unet": (8, 16, 32),
 }
 
 

