@@ -121,6 +121,9 @@ def train(
         Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options given here win over it.")
     ] = None,
     checkpoints: Checkpoints = None,
+    keep_features: Annotated[
+        Path | None, typer.Option(help="With deblora: folder for the features before, calibrated and after.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -134,6 +137,7 @@ def train(
     from torchgeo_debias.package import check_target
     from torchgeo_debias.training import TrainConfig
     from torchgeo_debias.training import train as run
+    from torchgeo_debias.training.keeping import check_keeping
 
     settings = read_config(
         TrainConfig, config,
@@ -142,13 +146,17 @@ def train(
     )  # fmt: skip
     check_target(out)
     check_held_out(hold_out, report)
+    check_keeping(settings, keep_features)
     with show.bar(quiet) as progress:
         part = training_chips(
             data=data, rasters=raster, labels=labels, class_field=class_field, imbalance=imbalance, seed=settings.seed,
             chip_size=chip_size, window=window, window_unit=window_unit, margin=margin, background=background,
             area=area, crop=crop, bands=bands, nodata=nodata, hold_out=hold_out, progress=progress,
         )  # fmt: skip
-        trained = run(part.chips, settings, progress=progress, checkpoints=checkpoints, provenance=part.facts)
+        trained = run(
+            part.chips, settings, progress=progress, checkpoints=checkpoints, provenance=part.facts,
+            keep_features=keep_features,
+        )  # fmt: skip
         trained.package.save(out)
         tested = None
         if hold_out is not None and part.held is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from torchgeo_debias.classes import GROUPS, ClassTable
 from torchgeo_debias.tiling.palette import palette
@@ -165,6 +166,35 @@ def ground_legend(figure: Figure, axes: Axes) -> None:
         framealpha=1,
         labelcolor=GROUND_INK,
     )
+
+
+def scatter_classes(
+    axes: Axes, points: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]], table: ClassTable
+) -> None:
+    """Draw samples at ``points`` (N, 2): those of rare classes in their colours and on top, the others in grey.
+
+    Args:
+        axes: What to draw on, with a ground that stays light.
+        points: Places of the samples.
+        labels: Class ids (N,).
+        table: The classes.
+    """
+    for group, colour, size in (("background", "#dfe3e8", 5), ("head", "#c9d0d9", 7), ("middle", "#9aa5b1", 7)):
+        chosen = np.isin(labels, [i for i, g in enumerate(table.groups) if g == group])
+        if chosen.any():
+            axes.scatter(*points[chosen].T, s=size, color=colour, linewidths=0, label=group, rasterized=True)
+    colours = hex_colours(table)
+    for rank, i in enumerate(table.of_group("tail")):
+        axes.scatter(
+            *points[labels == i].T,
+            s=26,
+            color=colours[i],
+            marker="o^sDvPX<>ph*"[rank % 12],
+            edgecolors="#8a94a0",
+            linewidths=0.5,
+            label=f"{literal(table.names[i])} ({table.counts[i]})",
+            rasterized=True,
+        )
 
 
 def _colours(models: Sequence[object]) -> tuple[str, ...]:

@@ -38,6 +38,14 @@ class ClassDistances:
     intra_groups: dict[str, float]
     inter_groups: dict[str, float]
 
+    @property
+    def means(self) -> dict[str, float]:
+        """All means of groups: ``within tail`` and so on, then ``between head-tail`` and so on."""
+        return {
+            **{f"within {key}": value for key, value in self.intra_groups.items()},
+            **{f"between {key}": value for key, value in self.inter_groups.items()},
+        }
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types; undefined distances are null."""
         return {

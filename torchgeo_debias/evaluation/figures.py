@@ -27,6 +27,7 @@ from torchgeo_debias.evaluation._drawing import (
     ground_legend,
     hex_colours,
     literal,
+    scatter_classes,
     style,
 )
 from torchgeo_debias.evaluation.metrics import Scores
@@ -145,27 +146,10 @@ def feature_plot(
         )
     sets = [before - before.mean(axis=0), after - after.mean(axis=0)]
     pca = PCA(2, random_state=0).fit(np.concatenate(sets))
-    colours = hex_colours(table)
-
     figure = blank(9.6, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, points, name in zip(panels, (pca.transform(s) for s in sets), names, strict=True):
-        for group, colour, size in (("background", "#dfe3e8", 5), ("head", "#c9d0d9", 7), ("middle", "#9aa5b1", 7)):
-            chosen = np.isin(labels, [i for i, g in enumerate(table.groups) if g == group])
-            if chosen.any():
-                axes.scatter(*points[chosen].T, s=size, color=colour, linewidths=0, label=group, rasterized=True)
-        for rank, i in enumerate(table.of_group("tail")):
-            chosen = labels == i
-            axes.scatter(
-                *points[chosen].T,
-                s=26,
-                color=colours[i],
-                marker="o^sDvPX<>ph*"[rank % 12],
-                edgecolors="#8a94a0",
-                linewidths=0.5,
-                label=f"{literal(table.names[i])} ({table.counts[i]})",
-                rasterized=True,
-            )
+        scatter_classes(axes, points, labels, table)
         style(axes)
         axes.set_facecolor(GROUND)
         axes.set_title(literal(name), color=INK, fontsize=11, fontweight="bold")

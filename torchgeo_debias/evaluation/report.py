@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from torchgeo_debias.classes import GROUPS, ClassTable
+from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.evaluation import figures
 from torchgeo_debias.evaluation._drawing import INK, MUTED
@@ -311,11 +311,8 @@ def _features(
     table: ClassTable,
     names: tuple[str, str],
 ) -> Section:
-    spread = [class_distances(features, labels, table) for features in (before, after)]
-    rows = [
-        *([f"within {key}", *(_distance(s.intra_groups[key]) for s in spread)] for key in GROUPS),
-        *([f"between {key}", *(_distance(s.inter_groups[key]) for s in spread)] for key in spread[0].inter_groups),
-    ]
+    spread = [class_distances(features, labels, table).means for features in (before, after)]
+    rows = [[key, *(distance(means[key]) for means in spread)] for key in spread[0]]
     return Section(
         "Where the features lie",
         "The same samples as each model sees them, on the two directions in which they vary most. Below, mean cosine "
@@ -334,7 +331,8 @@ def _map(figure: Figure) -> Section:
     )
 
 
-def _distance(value: float) -> str:
+def distance(value: float) -> str:
+    """A distance as text; nan is "n/a"."""
     return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 

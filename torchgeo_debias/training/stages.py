@@ -25,6 +25,7 @@ from torchgeo_debias.package import Classifier
 from torchgeo_debias.progress import ProgressCallback
 from torchgeo_debias.training.config import OWN, OwnSettings, TrainConfig
 from torchgeo_debias.training.features import cached_features
+from torchgeo_debias.training.keeping import keep_features
 from torchgeo_debias.training.learning import samples_of
 from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
 from torchgeo_debias.training.parts import Timed, adapter_of, feature_unit
@@ -44,6 +45,7 @@ class Run(Timed):
         progress: Told after each step.
         checkpoints: Folder for checkpoints and features, None for none.
         seconds: Wall time of each stage so far.
+        keep: Folder for the features before and after, None for none.
     """
 
     chips: Chips
@@ -53,6 +55,7 @@ class Run(Timed):
     progress: ProgressCallback
     checkpoints: Path | None
     seconds: dict[str, float] = field(default_factory=dict)
+    keep: Path | None = None
 
     def backbone(self) -> Backbone:
         """A fresh pretrained backbone for these chips."""
@@ -161,10 +164,12 @@ def deblora(run: Run) -> tuple[Backbone, LinearHead, Classifier]:
     for number in range(1, run.config.rounds + 1):
         again = "" if number == 1 else f" {number}"
         features = run.features(backbone, f"features{again}")
-        targets = debias(run, features).targets
-        backbone, own = align(run, features, targets, backbone, f"align{again}")
+        calibration = debias(run, features)
+        backbone, own = align(run, features, calibration.targets, backbone, f"align{again}")
+    if run.keep is not None:
+        keep_features(run.keep, run, features, calibration, backbone)
     if run.config.head_name != OWN and run.config.head_on == "targets":
-        return backbone, fitted_head(run, targets), raw
+        return backbone, fitted_head(run, calibration.targets), raw
     return backbone, finished_head(run, backbone, own), raw
 
 

@@ -20,6 +20,7 @@ from torchgeo_debias.files import make_folder
 from torchgeo_debias.package import Classifier, ModelPackage
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.config import TrainConfig
+from torchgeo_debias.training.keeping import check_keeping
 from torchgeo_debias.training.parts import adapter_of, package_parts, statistics_of
 from torchgeo_debias.training.stages import Run, adapt, deblora, finetune, finished_head
 
@@ -44,6 +45,7 @@ def train(
     progress: ProgressCallback = silent,
     checkpoints: Path | None = None,
     provenance: dict[str, Any] | None = None,
+    keep_features: Path | None = None,
 ) -> Trained:
     """Train one method on labelled chips.
 
@@ -54,15 +56,18 @@ def train(
         checkpoints: Folder for a checkpoint an epoch, from which an interrupted run goes on; one folder may serve runs
             of many configurations. None for none.
         provenance: Facts about the data, kept in the package beside seed and versions.
+        keep_features: Folder for the features of the training chips, before, calibrated and after, of ``deblora``; see
+            :class:`~torchgeo_debias.evaluation.feature_space.FeatureSpace`. None for none.
 
     Raises:
         DataError: If there are fewer than two classes, a class has fewer than two samples, a loss that brings sensors
             together has chips of one alone, or a checkpoint is damaged.
-        OutputError: If checkpoints cannot be written.
-        ConfigError: If the training diverges.
+        OutputError: If checkpoints or features cannot be written.
+        ConfigError: If the training diverges, or features are to be kept of a method that calibrates none.
         WeightsError: If the backbone's weights cannot be had.
     """
     _check(chips, config)
+    check_keeping(config, keep_features)
     if checkpoints is not None:
         make_folder(checkpoints)
     validation = None
@@ -71,7 +76,7 @@ def train(
         # Where no class can spare a source, nothing is held out and all epochs are trained.
         validation = chips.subset(held) if len(held) else None
         chips = chips.subset(kept)
-    run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints)
+    run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints, keep=keep_features)
     backbone, head, raw = _trained(run)
     facts = {"training_chips": len(chips), **(provenance or {})}
     package = ModelPackage(
