@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
@@ -33,6 +34,10 @@ _TYPES = {
     "BOTTLENECK": _Type(("kind", "rank", "dropout", "modules"), (".adapter.",)),
     "MIXTURE": _Type(("kind", "rank", "alpha", "dropout", "modules", "experts"), (".adapter.", "router.")),
 }  # fmt: skip
+
+
+_WORDS = {"peft_type": "the type", "r": "the rank", "rank": "the rank", "lora_alpha": "the alpha", "alpha": "the alpha"}
+"""What people call a field."""
 
 
 class AdapterState(NamedTuple):
@@ -117,6 +122,38 @@ def attach_adapter(backbone: Backbone, config: Mapping[str, Any], tensors: Mappi
     if {name: t.shape for name, t in fresh.items()} != {name: t.shape for name, t in tensors.items()}:
         raise ConfigError(f"{misfit}: tensors differ in names or shapes; train the model again.")
     _load(backbone, tensors)
+    return backbone
+
+
+def continue_adapter(backbone: Backbone, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Backbone:
+    """Give the fresh adapter of a backbone the values of a stored one, in place, so that its training goes on.
+
+    Dropout is that of the fresh one.
+
+    Args:
+        backbone: With an adapter, but no AdaLoRA, which is stored as a plain LoRA.
+        config: Of the stored adapter.
+        tensors: Of the stored adapter.
+
+    Raises:
+        ConfigError: If the two are of another kind or size, or go on other layers.
+    """
+    from peft import set_peft_model_state_dict
+
+    fresh = cast(AdapterState, adapter_state(backbone))
+    plain = json.loads(json.dumps(fresh.config))  # as the stored one was written
+    for name in ("peft_type", *(field for field in _TYPES[plain["peft_type"]].fields if "dropout" not in field)):
+        stored, here = config.get(name), plain[name]
+        if name.endswith("modules") and stored != here:
+            raise ConfigError("its adapter goes on other layers; give the same where or modules.")
+        if stored != here:
+            raise ConfigError(f"its adapter has {_WORDS.get(name, name)} {stored}, that of this training {here}.")
+    if {name: t.shape for name, t in fresh.tensors.items()} != {name: t.shape for name, t in tensors.items()}:
+        raise ConfigError("the tensors of its adapter have other names or shapes.")
+    if backbone.adapter is None:
+        set_peft_model_state_dict(backbone.model, dict(tensors))
+    else:
+        backbone.model.load_state_dict(dict(tensors), strict=False)
     return backbone
 
 

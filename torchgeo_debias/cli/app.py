@@ -108,6 +108,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Chips a training step.", show_default="16")] = None,
     backbone: Backbone = None,
     rank: Rank = None,
+    start: Annotated[str | None, typer.Option(help="Model package whose adapter the training goes on from.")] = None,
     stretch: Stretch = None,
     weights: Pretrained = None,
     precision: TrainPrecision = None,
@@ -138,14 +139,17 @@ def train(
     from torchgeo_debias.training import TrainConfig
     from torchgeo_debias.training import train as run
     from torchgeo_debias.training.keeping import check_keeping
+    from torchgeo_debias.training.starting import check_start
 
     settings = read_config(
         TrainConfig, config,
         method=method, loss=loss, head=head, seed=seed, weights=weights, precision=precision, epochs=epochs,
         batch_size=batch_size, backbone=backbone, stretch=stretch, adapter=None if rank is None else {"rank": rank},
+        start=start,
     )  # fmt: skip
     check_target(out)
     check_held_out(hold_out, report)
+    check_start(settings.start)
     check_keeping(settings, keep_features)
     with show.bar(quiet) as progress:
         part = training_chips(

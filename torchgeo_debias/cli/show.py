@@ -210,6 +210,7 @@ def package(model: ModelPackage | DetectorPackage) -> None:
         "backbone": f"{model.backbone.name} ({model.backbone.licence}), weights {model.backbone.digest[:12]}",
         "bands": f"{', '.join(model.bands)} ({model.dtype})",
         **(_of_classifier(model) if model.task == "classification" else _of_detector(model)),
+        **_start(model),
         "compared with": _twin(model) if model.raw is not None else "nothing",
         "thresholds": _limits(model.thresholds),
         "seed": model.provenance.get("seed"),
@@ -218,6 +219,11 @@ def package(model: ModelPackage | DetectorPackage) -> None:
         line(f"{name:<14}{value}")
     line("classes")
     class_counts(model.table)
+
+
+def _start(model: ModelPackage | DetectorPackage) -> dict[str, str]:
+    start = model.provenance.get("start")
+    return {"started from": f"{start.get('model')} ({str(start.get('digest'))[:12]})"} if start else {}
 
 
 def _twin(model: ModelPackage | DetectorPackage) -> str:

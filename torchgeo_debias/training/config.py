@@ -51,6 +51,8 @@ class TrainConfig(Settings):
         loss_settings: Of that loss, by field.
         backbone: Name in the registry.
         weights: ``auto``, ``hub``, ``wheel``, ``random`` or a path.
+        start: Path of a model package whose adapter is where that of stage 1 begins, and that of stage 3 where it is
+            ``fresh``; None for a new one. With ``probe``, features are those under that adapter.
         pool: How tokens become one feature. Ours.
         adapter: What is trained in place of the backbone; a LoRA of rank 8 as in the released code, the rest ours.
         debias: Stage 2; see there.
@@ -90,6 +92,7 @@ class TrainConfig(Settings):
     loss_settings: dict[str, Any] = field(default_factory=dict)
     backbone: str = "dinov2_vits14"
     weights: str = "auto"
+    start: str | None = None
     pool: Pool = "cls+mean"
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     debias: DebiasSettings = field(default_factory=DebiasSettings)
@@ -129,6 +132,7 @@ class TrainConfig(Settings):
             method_settings(self.head_name, self.head_settings)
         else:
             raise ConfigError(f"There is no head {self.head!r}: choose among auto, {OWN}, {', '.join(HEADS)}.")
+        self._check_start()
         if self.head_name == OWN and self.method == "probe":
             raise ConfigError("The method probe trains no head along: choose another head, such as ce or la.")
         if self.head_name == OWN and self.method == "deblora" and "ce" not in self.align_loss:
@@ -138,6 +142,25 @@ class TrainConfig(Settings):
                 f"val_share needs the scores of a head, and align_loss {self.align_loss!r} trains none: set val_share "
                 "to 0, or choose an align_loss with ce."
             )
+
+    def _check_start(self) -> None:
+        """Refuse to go on from a model where that cannot be, whatever the model."""
+        if self.start is None or self.method == "probe":
+            return
+        if self.method == "finetune":
+            raise ConfigError("finetune trains all weights and no adapter: leave start out, or choose lora or deblora.")
+        if self.adapter.mixture or self.adapter.kind == "adalora":
+            reason = (
+                "a mixture belongs to the classes or clusters of its own training"
+                if self.adapter.mixture
+                else "an AdaLoRA is kept as the plain LoRA that it came to"
+            )
+            raise ConfigError(f"An adapter of the kind {self.adapter.kind} cannot be gone on from: {reason}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types; without ``start`` where there is none, so that earlier versions read it."""
+        values = super().to_json()
+        return {name: value for name, value in values.items() if name != "start" or value is not None}
 
     @property
     def losses(self) -> tuple[str, ...]:

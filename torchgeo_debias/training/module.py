@@ -120,6 +120,7 @@ def run_stage(
     stage: str,
     progress: ProgressCallback,
     checkpoints: Path | None = None,
+    start: str | None = None,
 ) -> None:
     """Train ``module`` on ``chips`` in place.
 
@@ -131,7 +132,8 @@ def run_stage(
         stage: Name shown to people, and of the checkpoint.
         progress: Told after each step.
         checkpoints: Folder for a checkpoint an epoch; a run that finds its own there goes on from it, and leaves
-            those of other data or another configuration alone.
+            those of other data, another start or another configuration alone.
+        start: Digest of the model that the training goes on from, None for none.
 
     Raises:
         ConfigError: If the training diverges.
@@ -139,6 +141,7 @@ def run_stage(
     """
     config = module.config
     data = [piece for part in (chips, validation) if part is not None for piece in pieces_of(part)]
+    data += [] if start is None else [start]
     folder = stage_folder(checkpoints, stage, config, module.backbone.digest, data)
     held = None if validation is None else _loader(validation, config, shuffle=False)
     callbacks = []

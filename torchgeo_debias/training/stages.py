@@ -29,6 +29,7 @@ from torchgeo_debias.training.keeping import keep_features
 from torchgeo_debias.training.learning import samples_of
 from torchgeo_debias.training.module import Objective, StageModule, from_linear, run_stage
 from torchgeo_debias.training.parts import Timed, adapter_of, feature_unit
+from torchgeo_debias.training.starting import Start
 
 Array = npt.NDArray[np.float32]
 
@@ -70,12 +71,19 @@ class Run(Timed):
         )
 
     def adapted(self) -> Backbone:
-        """A fresh pretrained backbone with a fresh adapter on it."""
+        """A fresh pretrained backbone with a fresh adapter on it, or with that of the model to start from."""
         settings, experts = self.config.adapter, None
+        if self.start is not None:
+            return self.start.trainable(self.backbone(), settings)
         if settings.mixture:
             labels = self.chips.labels if settings.kind == "clora" else None
             experts = find_experts(self.frozen, labels, settings.experts, self.config.seed)
         return add_adapter(self.backbone(), settings, experts)
+
+    @cached_property
+    def start(self) -> Start | None:
+        """The model that the training goes on from, if any."""
+        return None if self.config.start is None else Start.load(self.config.start)
 
     @cached_property
     def frozen(self) -> Array:
@@ -101,6 +109,12 @@ def training_loss(run: Run, name: str, settings: Mapping[str, Any] | None = None
     if loss.wants == "frozen":
         loss.learn(samples_of(run.chips, run.frozen), run.config.seed)
     return loss
+
+
+def untrained(run: Run) -> Backbone:
+    """The pretrained backbone, or with the adapter of the model to start from: neither is trained here."""
+    backbone = run.backbone()
+    return backbone if run.start is None else run.start.frozen(backbone)
 
 
 def adapt(run: Run) -> tuple[Backbone, LinearHead]:
@@ -203,5 +217,6 @@ def _fit(
     backbone.train()  # extraction of features, by which experts are found or targets are made, turned dropout off
     module = StageModule(backbone, head, run.normalisation, objective, config)
     with run.timed(stage):
-        run_stage(module, run.chips, run.validation, stage, run.progress, run.checkpoints)
+        start = None if run.start is None else run.start.digest
+        run_stage(module, run.chips, run.validation, stage, run.progress, run.checkpoints, start)
     return module.backbone, from_linear(module.head)

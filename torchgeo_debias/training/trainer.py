@@ -22,7 +22,7 @@ from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.keeping import check_keeping
 from torchgeo_debias.training.parts import adapter_of, package_parts, statistics_of
-from torchgeo_debias.training.stages import Run, adapt, deblora, finetune, finished_head
+from torchgeo_debias.training.stages import Run, adapt, deblora, finetune, finished_head, untrained
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def train(
         DataError: If there are fewer than two classes, a class has fewer than two samples, a loss that brings sensors
             together has chips of one alone, or a checkpoint is damaged.
         OutputError: If checkpoints or features cannot be written.
-        ConfigError: If the training diverges, or features are to be kept of a method that calibrates none.
+        ConfigError: If the training diverges, cannot start from the given model, or features are to be kept of a method
+            that calibrates none.
+        PackageError: If the model to start from cannot be read.
         WeightsError: If the backbone's weights cannot be had.
     """
     _check(chips, config)
@@ -79,6 +81,8 @@ def train(
     run = Run(chips, validation, normalisation_for(chips, config), config, progress, checkpoints, keep=keep_features)
     backbone, head, raw = _trained(run)
     facts = {"training_chips": len(chips), **(provenance or {})}
+    if run.start is not None:
+        facts["start"] = run.start.facts
     package = ModelPackage(
         table=chips.table,
         spec=chips.spec,
@@ -91,7 +95,7 @@ def train(
 
 
 def _untrained(run: Run) -> tuple[Backbone, None]:
-    return run.backbone(), None
+    return untrained(run), None
 
 
 _FEATURES: dict[str, Callable[[Run], tuple[Backbone, LinearHead | None]]] = {
