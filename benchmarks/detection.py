@@ -42,7 +42,7 @@ from torchgeo_debias.files import atomic
 from torchgeo_debias.inference.detection_evaluation import find_objects
 from torchgeo_debias.inference.detector import DetectorPredictor
 from torchgeo_debias.training import versions
-from torchgeo_debias.training.detection import DetectConfig, train_detector
+from torchgeo_debias.training.detection import DETECT_METHODS, DetectConfig, train_detector
 
 FOLDER = RESULTS / "detection"
 GROUPS = ("head", "middle", "tail", "macro")
@@ -64,6 +64,8 @@ class Study:
             `fair` is not set.
         fair: How many times as many epochs methods with one stage get.
         batch_size: Tiles a step.
+        method: The one that is trained unless others are named.
+        up: Of the detector.
         fields: Of the configuration, other than the defaults.
     """
 
@@ -72,16 +74,25 @@ class Study:
     epochs: int
     batch_size: int = 8
     fair: float = 1.0
+    method: str = "lora"
+    up: int = DetectorConfig.up
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Sizes are such that two cores train one model in minutes to an hour: HRSC2016 at 55 % of the (already reduced) images,
-# SIMD at 33 %, DOTA at 50 %.
+# SIMD at 33 %. DOTA has its full resolution, since a ship is 17 pixels wide, and a frozen backbone, which sees each tile
+# once. Its learning rate is lower than the default, which is for steps of several tiles (docs/detection.md).
 STUDIES = {
     "ships": Study(TileSpec(280, scale=280 / 512), oriented=True, epochs=20, batch_size=4),
     "longtail": Study(TileSpec(336, scale=336 / 1024), oriented=False, epochs=20, batch_size=4),
     "overfit": Study(
-        TileSpec(518, scale=518 / 1024), oriented=True, epochs=80, batch_size=1, fields={"augment": False}
+        TileSpec(1022, scale=1022 / 1024),
+        oriented=True,
+        epochs=150,
+        batch_size=1,
+        method="probe",
+        up=0,
+        fields={"augment": False, "lr": 3e-4},
     ),
     "scene": Study(TileSpec(336), oriented=True, epochs=10, batch_size=1, fair=2.5),
 }
@@ -124,7 +135,7 @@ def scene(data: Path, seed: int) -> tuple[ObjectSet, ObjectSet]:
 def methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Fields of the configuration by name of a row."""
     known: dict[str, dict[str, Any]] = {
-        **{name: {"method": name} for name in ("lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora")},
+        **{name: {"method": name} for name in DETECT_METHODS},
         "deblora, fresh, all": {"method": "deblora", "align_start": "fresh", "align_on": "all"},
         "deblora, all": {"method": "deblora", "align_on": "all"},
         "deblora, pull 0.5": {"method": "deblora", "debias": DebiasSettings(pull=0.5)},
@@ -173,7 +184,7 @@ def run(name: str, kept: ObjectSet, held: ObjectSet, config: DetectConfig, row: 
         seconds = {"train": time.perf_counter() - start, "train_cpu": time.process_time() - cpu, **trained.seconds}
         # Random weights are nowhere else: a package of finetune brings its own.
         predictor = DetectorPredictor(trained.package, weights=config.weights)
-        guesses = find_objects(predictor, held, progress=progress)
+        guesses = find_objects(predictor, held, batch_size=study.batch_size, progress=progress)
     scores = average_precision(truths(held, study.oriented), guesses, trained.package.table)
     record = {
         **facts, "seconds": {stage: round(value, 1) for stage, value in seconds.items()}, "scores": scores.to_json(),
@@ -253,14 +264,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets; of scene, where it is drawn")
-    parser.add_argument("--methods", nargs="+", help="default: lora")
+    parser.add_argument("--methods", nargs="+", help="default: the study's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", help="of the five of longtail; default: all")
     parser.add_argument("--epochs", type=int, help="other than the study's")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
     study = STUDIES[options.study]
-    chosen = methods(options.methods or ["lora"])
+    chosen = methods(options.methods or [study.method])
     for seed in options.seeds if not options.table else ():
         for fold, (kept, held) in enumerate(splits(options.study, options.data, seed)):
             if options.folds is not None and fold not in options.folds:
@@ -268,7 +279,7 @@ def main() -> None:
             for row, fields in chosen.items():
                 stages = 1.0 if fields["method"] == "deblora" else study.fair
                 config = DetectConfig(
-                    detector=DetectorConfig(oriented=study.oriented),
+                    detector=DetectorConfig(oriented=study.oriented, up=study.up),
                     epochs=round(stages * (options.epochs or study.epochs)),
                     batch_size=study.batch_size, seed=seed, **study.fields, **fields,
                 )  # fmt: skip

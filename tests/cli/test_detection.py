@@ -382,7 +382,7 @@ def places(sets: Sets, ground: tuple[Path, Path], out: Path) -> dict[str, Path]:
     [
         *BOTH,
         (YOLO, "--format yolo needs --names"),
-        ([*YOLO, "--names", NAMES, "--method", "magic"], "method must be one of lora, finetune, rfs"),
+        ([*YOLO, "--names", NAMES, "--method", "magic"], "method must be one of probe, lora, finetune, rfs"),
         ([*YOLO, "--names", NAMES, "--epochs", "0"], "epochs must be at least 1"),
         ([*YOLO, "--names", NAMES, "--rank", "0"], "rank of an adapter must"),
         ([*YOLO, "--names", NAMES, "--tile-size", "4"], "Tiles must be 8 to 4096 pixels wide"),

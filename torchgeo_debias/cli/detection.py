@@ -77,7 +77,7 @@ def train_detector(
     horizontal: Annotated[bool, typer.Option("--horizontal", help="Upright boxes instead of oriented ones.")] = False,
     method: Annotated[
         str | None,
-        typer.Option(help="lora, finetune, rfs, class-balanced, ecm, efl or deblora.", show_default="deblora"),
+        typer.Option(help="probe, lora, finetune, rfs, class-balanced, ecm, efl or deblora.", show_default="deblora"),
     ] = None,
     tile_size: Annotated[int, typer.Option(help="Side of the model's input, pixels.")] = 448,
     scale: Annotated[float, typer.Option(help="Model pixels per image pixel, where no resolution is known.")] = 1.0,

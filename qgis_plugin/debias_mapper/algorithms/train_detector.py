@@ -32,7 +32,7 @@ class TrainDetector(TrainingAlgorithm):
         "OUTPUT": "detector.tgd",
     }  # fmt: skip
     TAGS = ("train", "detector", "object detection", "debLoRA", "LoRA")
-    METHODS = ("lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora")
+    METHODS = ("probe", "lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora")
     METHOD_HELP = "deblora is the method of this plugin; the others are published ones to compare with."
     FLAGS: ClassVar[dict[str, str]] = {
         TILE_SIZE: "--tile-size",

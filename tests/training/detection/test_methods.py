@@ -85,13 +85,14 @@ def test_the_package_carries_what_was_trained_and_no_more(method: str, configure
     assert (package.finetuned is not None) == (method == "finetune")
     assert package.backbone.digest == start.digest
     for part in (package.model, package.raw):
-        if part is not None and method != "finetune":
+        if part is not None and method not in ("probe", "finetune"):
             assert part.adapter is not None
             learned = [value for name, value in part.adapter.tensors.items() if "lora_B" in name]
             assert learned, "no LoRA"
             assert all(value.any() for value in learned), "no gradient reached the LoRA"
-    if package.finetuned is not None:
+    if method in ("probe", "finetune"):
         assert package.model.adapter is None
+    if package.finetuned is not None:
         moved = {n for n, v in start.model.state_dict().items() if not torch.equal(v, package.finetuned[n])}
         assert moved == {name for name, _ in start.model.named_parameters()}
     assert package.provenance["training_tiles"] == 6

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from tests.tiny_objects import TILES, scenes, settings
-from torchgeo_debias.backbones import AdapterSettings
+from torchgeo_debias.backbones import AdapterSettings, Backbone
 from torchgeo_debias.data.objects import ArrayPicture, ObjectTiles, TileSpec
 from torchgeo_debias.debias import Calibration, DebiasSettings, calibrate
 from torchgeo_debias.errors import Cancelled, ConfigError, DataError
 from torchgeo_debias.progress import Progress, silent
 from torchgeo_debias.training import checkpoints
-from torchgeo_debias.training.detection import DetectConfig, stages, train_detector
+from torchgeo_debias.training.detection import DetectConfig, module, stages, train_detector
 from torchgeo_debias.training.detection.batches import TrainTiles
+from torchgeo_debias.training.detection.frozen import FrozenMaps
 from torchgeo_debias.training.detection.module import DetectorStage
-from torchgeo_debias.training.detection.stages import DetectorRun, adapt, align, debias, features_of, refit
+from torchgeo_debias.training.detection.stages import DetectorRun, adapt, align, debias, features_of, probe, refit
 from torchgeo_debias.training.detection.trainer import _normalisation
 
 Configure = Callable[..., DetectConfig]
@@ -48,6 +49,46 @@ def stop_at(stage: str, done: int) -> Callable[[Progress], None]:
 
 def steps(seen: Steps, stage: str) -> list[int]:
     return [progress.done for progress in seen if progress.stage == stage]
+
+
+@pytest.mark.parametrize("cache_mb", [2048, 0])
+def test_a_frozen_backbone_sees_each_tile_once_where_memory_allows(
+    cache_mb: int, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    maps = Backbone.maps
+
+    def watched(self: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
+        seen.extend(images.detach().clone())
+        return maps(self, images)
+
+    monkeypatch.setattr(Backbone, "maps", watched)
+    train_detector(scenes(), TILES, configure(method="probe", epochs=3, cache_mb=cache_mb, augment=False))
+    times = [sum(torch.equal(one, other) for other in seen) for one in seen]
+    assert times == ([1] * 6 if cache_mb else [3] * 18)
+
+
+def test_what_is_kept_of_a_frozen_backbone_changes_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a turned tile, and not with dropout, which is not for what is not trained."""
+    config = configure(method="deblora", epochs=3, refit_share=2.0, adapter=AdapterSettings(rank=2, dropout=0.5))
+    kept = train_detector(scenes(), TILES, config).package
+    monkeypatch.setattr(module, "FrozenMaps", lambda backbone, unit, cache_mb: FrozenMaps(backbone, unit, 0))
+    anew = train_detector(scenes(), TILES, config).package
+    for name, value in kept.model.tensors.items():
+        torch.testing.assert_close(value, anew.model.tensors[name], rtol=0, atol=0)
+
+
+def test_a_probe_trains_neck_and_head_alone_and_goes_on_where_it_stopped(configure: Configure, tmp_path: Path) -> None:
+    config = configure(method="probe")
+    run = run_of(config)
+    start = {name: value.clone() for name, value in run.detector(adapted=False).state_dict().items()}
+    assert parts(moved(start, probe(run).state_dict())) == {"neck", "head"}
+    whole = train_detector(scenes(), TILES, config).package
+    with pytest.raises(Cancelled):
+        train_detector(scenes(), TILES, config, progress=stop_at("probe", 3), checkpoints=tmp_path)
+    assert train_detector(scenes(), TILES, config, checkpoints=tmp_path).package.digest == whole.digest
 
 
 @pytest.mark.parametrize("stage", ["adapt", "align", "refit"])

@@ -54,12 +54,18 @@ class Batch(NamedTuple):
         valid: (B, S, S) bool.
         objects: Of each tile.
         tiles: (B,) int64, the number of each tile.
+        symmetries: (B,) int64, how each was turned.
     """
 
     images: Tensor
     valid: Tensor
     objects: list[Objects]
     tiles: Tensor
+    symmetries: Tensor
+
+    def draws(self) -> list[Draw]:
+        """What they were drawn as."""
+        return [Draw(*pair) for pair in zip(self.tiles.tolist(), self.symmetries.tolist(), strict=True)]
 
 
 class TrainTiles(Dataset[Tile]):
@@ -272,8 +278,8 @@ class _Ahead(DataLoader[Any]):
                 yield batch
 
 
-class _Turned(Dataset[tuple[int, Tile]]):
-    """Tiles as an :class:`Order` wants them, each with its number."""
+class _Turned(Dataset[tuple[Draw, Tile]]):
+    """Tiles as an :class:`Order` wants them."""
 
     def __init__(self, tiles: TrainTiles) -> None:
         self._tiles = tiles
@@ -281,11 +287,11 @@ class _Turned(Dataset[tuple[int, Tile]]):
     def __len__(self) -> int:
         return len(self._tiles)
 
-    def __getitem__(self, draw: Draw) -> tuple[int, Tile]:
-        return draw.tile, turned(self._tiles[draw.tile], draw.symmetry)
+    def __getitem__(self, draw: Draw) -> tuple[Draw, Tile]:
+        return draw, turned(self._tiles[draw.tile], draw.symmetry)
 
 
-def _collate(parts: list[tuple[int, Tile]]) -> Batch:
+def _collate(parts: list[tuple[Draw, Tile]]) -> Batch:
     images = np.stack([tile.image for _, tile in parts])
     if images.dtype == np.uint16:  # torch has few uint16 kernels
         images = images.astype(np.int32)
@@ -293,7 +299,8 @@ def _collate(parts: list[tuple[int, Tile]]) -> Batch:
         torch.from_numpy(images),
         torch.from_numpy(np.stack([tile.valid for _, tile in parts])),
         [_objects(tile) for _, tile in parts],
-        torch.tensor([index for index, _ in parts]),
+        torch.tensor([draw.tile for draw, _ in parts]),
+        torch.tensor([draw.symmetry for draw, _ in parts]),
     )
 
 

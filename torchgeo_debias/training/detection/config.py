@@ -15,7 +15,7 @@ from torchgeo_debias.training.config import AlignStart
 from torchgeo_debias.training.settings import Settings
 
 AlignOn = Literal["all", "moved"]
-DetectMethod = Literal["lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
+DetectMethod = Literal["probe", "lora", "finetune", "rfs", "class-balanced", "ecm", "efl", "deblora"]
 DETECT_METHODS: tuple[DetectMethod, ...] = get_args(DetectMethod)
 Twin = Literal["plain", "equal"]
 ClassLossName = Literal["focal", "class-balanced", "ecm", "efl"]
@@ -31,9 +31,10 @@ class DetectConfig(Settings):
     ``(2 + refit_share) * epochs``, or sets ``twin``.
 
     Attributes:
-        method: ``lora``: LoRA, neck and head under the focal loss; ``finetune``: all weights; ``rfs``: LoRA with
-            repeat-factor sampling (Gupta et al. 2019, LVIS); ``class-balanced``, ``ecm``, ``efl``: LoRA under that
-            class loss, see :mod:`torchgeo_debias.detection`; ``deblora``: the three stages.
+        method: ``probe``: neck and head under the focal loss, on the frozen backbone; ``lora``: with a LoRA on it;
+            ``finetune``: all weights; ``rfs``: LoRA with repeat-factor sampling (Gupta et al. 2019, LVIS);
+            ``class-balanced``, ``ecm``, ``efl``: LoRA under that class loss, see :mod:`torchgeo_debias.detection`;
+            ``deblora``: the three stages.
         backbone: Name in the registry.
         weights: ``auto``, ``hub``, ``wheel``, ``random`` or a path.
         adapter: What is trained in place of the backbone; a LoRA of rank 8 as in the released code of debLoRA, the
@@ -44,8 +45,8 @@ class DetectConfig(Settings):
             control that differs in the aim alone; it goes on from stage 1 through align and refit as the model does,
             with the same steps, order and class loss, but its features are drawn nowhere. It adds
             ``(1 + refit_share) * epochs``. Ours.
-        class_loss: Of the stages align and refit of ``deblora``; ``lora``, ``finetune``, ``rfs`` and its stage adapt
-            take the focal loss, the others the one they are named after. Ours.
+        class_loss: Of the stages align and refit of ``deblora``; ``probe``, ``lora``, ``finetune``, ``rfs`` and its
+            stage adapt take the focal loss, the others the one they are named after. Ours.
         align_start: ``adapted``: stage 3 goes on with the adapter of stage 1; ``fresh``: it trains a new one, as the
             paper does (second-hand). Ours, see docs/detection.md.
         align_on: Objects whose features stage 3 draws to their targets: those of the classes that were ``moved``, or
@@ -66,9 +67,12 @@ class DetectConfig(Settings):
         stretch: Amplitude stretch; SAR needs one.
         accumulate: Batches whose gradients are summed before a step.
         precision: ``auto``: bf16 where the processor has it in hardware, else 32. Losses are always computed in 32.
-        cache_mb: Memory for decoded tiles, MiB. Where not all fit, the others are read again in each epoch, and tiles
-            from image files are shuffled less: among a few images at a time, as many as are kept decoded (512 MiB),
-            which are drawn anew in each epoch. Then no file is decoded more than once an epoch.
+        compile: Whether the backbone is compiled by ``torch.compile``; takes up to a minute before the first step.
+        gradient_checkpointing: Whether blocks are computed twice a step to save memory, see ``docs/performance.md``.
+        cache_mb: Memory for decoded tiles, MiB, and as much again for what a frozen backbone makes of them. Where not
+            all tiles fit, the others are read again in each epoch, and tiles from image files are shuffled less: among
+            a few images at a time, as many as are kept decoded (512 MiB), which are drawn anew in each epoch. Then no
+            file is decoded more than once an epoch.
         val_share: Share of the sources held out for early stopping by AP50; 0 trains for all epochs.
         patience: Epochs without a better AP50 before stopping; in the first ones nothing may be found at all.
         seed: Of everything random.
@@ -98,6 +102,8 @@ class DetectConfig(Settings):
     stretch: Stretch = "none"
     accumulate: int = 1
     precision: Precision = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
     cache_mb: int = 2048
     val_share: float = 0.0
     patience: int = 10

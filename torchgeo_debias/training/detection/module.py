@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.normalise import Normalisation
@@ -16,6 +16,7 @@ from torchgeo_debias.detection import Detector, class_loss, detection_loss, obje
 from torchgeo_debias.evaluation.detection import Guess, Truth, average_precision
 from torchgeo_debias.training.detection.batches import Batch
 from torchgeo_debias.training.detection.config import ClassLossName, DetectConfig
+from torchgeo_debias.training.detection.frozen import FrozenMaps
 from torchgeo_debias.training.loop import Stage
 
 Array = npt.NDArray[np.float32]
@@ -70,9 +71,11 @@ class DetectorStage(Stage):
         self.normalisation = normalisation
         self.class_loss = class_loss(loss, table)  # a module, since it may remember what it has seen
         self.aim = aim
-        # What is frozen needs no graph of its computation.
-        parts = (*detector.backbone.parameters(), *detector.neck.parameters())
-        self._head_only = not any(parameter.requires_grad for parameter in parts)
+        # What is frozen needs no graph of its computation, and a frozen backbone not even a second computation.
+        self._maps = (
+            None if _trained(detector.backbone) else FrozenMaps(detector.backbone, normalisation, config.cache_mb)
+        )
+        self._head_only = self._maps is not None and not _trained(detector.neck)
         self._seen: list[tuple[Truth, Guess]] = []
 
     def share_of_rate(self, name: str) -> float:
@@ -82,16 +85,21 @@ class DetectorStage(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; the loss is that of the detector, and of the aim."""
-        images = self.normalisation(batch.images, batch.valid)
         with torch.set_grad_enabled(not self._head_only):
-            pyramid = self.detector.pyramid(images)
+            pyramid = self._pyramid(batch)
         outputs = self.detector.head(pyramid)
         parts = detection_loss(self.detector, outputs, batch.objects, self.class_loss)
         if self.aim is not None:
             parts["aim"] = self.aim.weight * self._gap(pyramid, batch, self.aim)
         loss = torch.stack(list(parts.values())).sum()
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.tiles))
         return loss
+
+    def _pyramid(self, batch: Batch) -> list[Tensor]:
+        if self._maps is None:
+            return self.detector.pyramid(self.normalisation(batch.images, batch.valid))
+        levels: list[Tensor] = self.detector.neck(self._maps(batch))
+        return levels
 
     def _gap(self, pyramid: list[Tensor], batch: Batch, aim: Aim) -> Tensor:
         found = taught_features(pyramid, batch, self.detector.strides)
@@ -113,6 +121,10 @@ class DetectorStage(Stage):
         self._seen = []
         score = average_precision(truths, guesses, self.table, thresholds=(0.5,)).ap50["macro"]
         self.log(self.monitor, float(np.nan_to_num(score)))
+
+
+def _trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def taught_features(pyramid: Sequence[Tensor], batch: Batch, strides: Sequence[int]) -> Tensor:

@@ -128,6 +128,13 @@ def adapt_repeated(run: DetectorRun) -> Detector:
     return adapt(run, repeats=repeat_factors(classes, len(run.objects.table.names), run.config.repeat_threshold))
 
 
+def probe(run: DetectorRun) -> Detector:
+    """The yardstick that leaves the backbone as it is: neck and head alone."""
+    detector = run.detector(adapted=False)
+    detector.backbone.requires_grad_(False)
+    return run.fit(detector, "focal", "probe")
+
+
 def finetune(run: DetectorRun) -> Detector:
     """The yardstick that trains all weights."""
     detector = run.detector(adapted=False)

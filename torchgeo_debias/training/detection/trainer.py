@@ -21,7 +21,7 @@ from torchgeo_debias.package import DetectorPackage, DetectorParts
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.training.detection.batches import TrainTiles, spread
 from torchgeo_debias.training.detection.config import DetectConfig
-from torchgeo_debias.training.detection.stages import DetectorRun, adapt, adapt_repeated, deblora, finetune
+from torchgeo_debias.training.detection.stages import DetectorRun, adapt, adapt_repeated, deblora, finetune, probe
 from torchgeo_debias.training.parts import adapter_of, on_cpu, package_parts, statistics_of
 
 _log = logging.getLogger(__name__)
@@ -117,6 +117,7 @@ def _alone(train: Callable[[DetectorRun], Detector]) -> Callable[[DetectorRun], 
 
 
 _METHODS: dict[str, Callable[[DetectorRun], Result]] = {
+    "probe": _alone(probe),
     "lora": _alone(adapt),
     "finetune": _alone(finetune),
     "rfs": _alone(adapt_repeated),
