@@ -80,8 +80,8 @@ class Study:
 
 
 # Sizes are such that two cores train one model in minutes to an hour: HRSC2016 at 55 % of the (already reduced) images,
-# SIMD at 33 %. DOTA has its full resolution, since a ship is 17 pixels wide, and a frozen backbone, which sees each tile
-# once. Its learning rate is lower than the default, which is for steps of several tiles (docs/detection.md).
+# SIMD at 33 %. DOTA has its full resolution, since its ships are 17 pixels wide, and a frozen backbone, which sees each
+# tile once. Its learning rate is lower than the default, which is for steps of several tiles (docs/detection.md).
 STUDIES = {
     "ships": Study(TileSpec(280, scale=280 / 512), oriented=True, epochs=20, batch_size=4),
     "longtail": Study(TileSpec(336, scale=336 / 1024), oriented=False, epochs=20, batch_size=4),
