@@ -12,6 +12,7 @@ from torchgeo_debias.backbones.adapter_state import (
 )
 from torchgeo_debias.backbones.adapters import KINDS, AdapterSettings, adapter_parameters, add_adapter
 from torchgeo_debias.backbones.backbone import Backbone, Pool, create_backbone
+from torchgeo_debias.backbones.blocks import blocks_of, hastened
 from torchgeo_debias.backbones.device import Precision, pick_device, pick_dtype
 from torchgeo_debias.backbones.mixture import Experts, find_experts
 from torchgeo_debias.backbones.places import adapter_targets
@@ -32,11 +33,13 @@ __all__ = [
     "adapter_targets",
     "add_adapter",
     "attach_adapter",
+    "blocks_of",
     "check_adapter",
     "continue_adapter",
     "create_backbone",
     "find_experts",
     "find_spec",
+    "hastened",
     "list_backbones",
     "merge_adapter",
     "pick_device",

@@ -81,6 +81,8 @@ class TrainConfig(Settings):
         stretch: Amplitude stretch; SAR needs one.
         accumulate: Batches whose gradients are summed before a step.
         precision: ``auto``: bf16 where the processor has it in hardware, else 32.
+        compile: Whether the backbone is compiled by ``torch.compile``; takes up to a minute before the first step.
+        gradient_checkpointing: Whether blocks are computed twice a step to save memory, see ``docs/performance.md``.
         devices: Number of GPUs, or of processes on a machine without one; gradients are averaged over them.
         val_share: Share of the sources held out for early stopping; 0 trains for all epochs.
         patience: Epochs without a better validation macro-F1 before stopping.
@@ -115,6 +117,8 @@ class TrainConfig(Settings):
     stretch: Stretch = "none"
     accumulate: int = 1
     precision: Precision = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
     devices: int = 1
     val_share: float = 0.0
     patience: int = 3

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from torchgeo_debias.backbones import Backbone, pick_device, pick_dtype
+from torchgeo_debias.backbones import Backbone, hastened, pick_device, pick_dtype
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.progress import Progress, ProgressCallback
 from torchgeo_debias.training.checkpoints import KeepBest, find_checkpoint
@@ -41,11 +41,23 @@ class Stage(L.LightningModule):
     def __init__(self, config: Schedule) -> None:
         super().__init__()
         self.config = config
+        self._haste = contextlib.ExitStack()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a process that Lightning starts, which gets the module but not the levels of loggers, be quiet too."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         _hush()
+
+    def setup(self, stage: str) -> None:
+        """In each process that trains, have backbones compute as the configuration wants it."""
+        for part in self.modules():
+            if isinstance(part, Backbone):
+                wanted = {"compiled": self.config.compile, "recomputed": self.config.gradient_checkpointing}
+                self._haste.enter_context(hastened(part, **wanted))
+
+    def teardown(self, stage: str) -> None:
+        """And no longer."""
+        self._haste.close()
 
     def on_train_epoch_start(self) -> None:
         """What is drawn at random depends on the epoch alone."""
@@ -70,7 +82,9 @@ class Stage(L.LightningModule):
             if parameter.requires_grad:
                 rates.setdefault(self.config.lr * self.share_of_rate(name), []).append(parameter)
         groups = [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+        # Lightning cannot clip gradients that are scaled for 16 bits where the step itself undoes the scale.
+        fused = self.clip is None or self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=fused)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup = max(1, round(self.config.warmup * total))
 

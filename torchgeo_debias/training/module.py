@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassF1Score
 
-from torchgeo_debias.backbones import Backbone
+from torchgeo_debias.backbones import Backbone, pick_device
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
 from torchgeo_debias.debias.losses import LongTailLoss
 from torchgeo_debias.progress import ProgressCallback, silent
+from torchgeo_debias.training.ahead import Ahead
 from torchgeo_debias.training.checkpoints import pieces_of, stage_folder
 from torchgeo_debias.training.config import TrainConfig
 from torchgeo_debias.training.learning import LearnChips
@@ -104,13 +105,10 @@ class StageModule(Stage):
 
 def random_symmetry(images: Tensor) -> Tensor:
     """Turn each image of (B, C, S, S) by one of the eight symmetries of the square, drawn evenly."""
-    out = torch.empty_like(images)
-    draw = torch.randint(8, (len(images),), device=images.device)
-    for k in range(8):
-        chosen = draw == k
-        turned = torch.rot90(images[chosen], k % 4, dims=(2, 3))
-        out[chosen] = turned.flip(3) if k >= 4 else turned
-    return out
+    # Drawn on the processor: to choose images by what a GPU drew, it would have to be waited for.
+    draws = torch.randint(8, (len(images),)).tolist()
+    turned = (torch.rot90(image, k % 4, dims=(1, 2)) for image, k in zip(images, draws, strict=True))
+    return torch.stack([image.flip(2) if k >= 4 else image for image, k in zip(turned, draws, strict=True)])
 
 
 def run_stage(
@@ -155,7 +153,7 @@ def run_stage(
 def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]:
     indices: Any = range(len(chips))
     share = math.ceil(len(chips) / config.devices)
-    return DataLoader(
+    return Ahead(
         indices,
         batch_size=config.batch_size,
         # Orders each epoch by its number (Lightning tells it), so that a resumed run goes on like one never stopped.
@@ -163,6 +161,7 @@ def _loader(chips: Chips, config: TrainConfig, shuffle: bool) -> DataLoader[Any]
         sampler=DistributedSampler(indices, 1, 0, seed=config.seed) if shuffle and config.devices == 1 else None,
         shuffle=shuffle and config.devices > 1,
         collate_fn=_Collate(chips),
+        pin_memory=pick_device().type == "cuda",
         # A last batch of one chip would make for a noisy step.
         drop_last=shuffle and share % config.batch_size == 1 and share > 1,
         # Each pass draws a number that nobody needs. From the common generator it would shift what the stage draws, and

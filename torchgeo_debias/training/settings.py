@@ -31,6 +31,10 @@ class Schedule(Protocol):
     @property
     def precision(self) -> Precision: ...  # noqa: D102
     @property
+    def compile(self) -> bool: ...  # noqa: D102
+    @property
+    def gradient_checkpointing(self) -> bool: ...  # noqa: D102
+    @property
     def devices(self) -> int: ...  # noqa: D102
     @property
     def patience(self) -> int: ...  # noqa: D102
