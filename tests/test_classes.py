@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,25 @@ def test_refusals() -> None:
         ClassTable.from_counts({"a": 1}, background="x")
     with pytest.raises(ConfigError, match="every class once"):
         ClassTable.from_counts({"a": 1, "b": 2}, groups={"a": "head"})
+
+
+def test_groups_may_be_given_later() -> None:
+    table = ClassTable.from_counts({"ship": 9, "plane": 5, "land": 50}, background="land")
+    given = table.with_groups({"ship": "tail", "plane": "tail"})
+    assert given.groups == ("tail", "tail", "background")
+    assert (given.names, given.counts) == (table.names, table.counts)
+    assert given.with_counts(np.array([0, 1, 1, 2])).groups == given.groups
+
+
+@pytest.mark.parametrize(
+    ("groups", "word"),
+    [
+        ({"ship": "head"}, "plane"),
+        ({"ship": "head", "plane": "many"}, "no group 'many'"),
+        ({"ship": "head", "plane": ["tail"]}, "no group"),
+        ({"ship": "head", "plane": "tail", "car": "tail"}, "car"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        ClassTable.from_counts({"ship": 9, "plane": 5}).with_groups(groups)

@@ -127,6 +127,20 @@ class ClassTable:
         thirds = ClassTable.from_counts(dict(zip(self.names, self.counts, strict=True)), background=background)
         return table if self.groups == thirds.groups else replace(table, groups=self.groups)
 
+    def with_groups(self, groups: Mapping[str, Group]) -> ClassTable:
+        """The same classes and counts in given groups.
+
+        Args:
+            groups: Group of each class by its name; a background class may be left out.
+
+        Raises:
+            ConfigError: If a class has no group, a group no class, or there is no such group.
+        """
+        if odd := [group for group in groups.values() if group not in GROUPS]:
+            raise ConfigError(f"There is no group {odd[0]!r}: choose among {', '.join(GROUPS)}.")
+        background = None if self.background is None else self.names[self.background]
+        return ClassTable.from_counts(dict(zip(self.names, self.counts, strict=True)), groups, background)
+
     def to_json(self) -> list[dict[str, Any]]:
         """The table as a list of objects with ``name``, ``count`` and ``group``, in the order of class ids."""
         return [

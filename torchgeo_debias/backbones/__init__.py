@@ -11,13 +11,13 @@ from torchgeo_debias.backbones.adapter_state import (
     merge_adapter,
 )
 from torchgeo_debias.backbones.adapters import KINDS, AdapterSettings, adapter_parameters, add_adapter
-from torchgeo_debias.backbones.backbone import Backbone, Pool, create_backbone
+from torchgeo_debias.backbones.backbone import Backbone, Pool, create_backbone, empty_backbone
 from torchgeo_debias.backbones.blocks import blocks_of, hastened
 from torchgeo_debias.backbones.device import Precision, pick_device, pick_dtype
 from torchgeo_debias.backbones.mixture import Experts, find_experts
 from torchgeo_debias.backbones.places import adapter_targets
 from torchgeo_debias.backbones.registry import BackboneSpec, find_spec, list_backbones
-from torchgeo_debias.backbones.weights import state_digest
+from torchgeo_debias.backbones.weights import find_weights, state_digest
 
 __all__ = [
     "KINDS",
@@ -37,8 +37,10 @@ __all__ = [
     "check_adapter",
     "continue_adapter",
     "create_backbone",
+    "empty_backbone",
     "find_experts",
     "find_spec",
+    "find_weights",
     "hastened",
     "list_backbones",
     "merge_adapter",

@@ -161,6 +161,40 @@ def create_backbone(
         ConfigError: For an unknown name, a pooling the backbone lacks, or a size that does not fit its patches.
         WeightsError: If the weights cannot be had or are those of another architecture.
     """
+    spec, model = _checked(name, size, bands, pool)
+    if weights == "random":
+        digest = state_digest(model.state_dict())
+    else:
+        # Classifiers and decoders beside it differ from one source to the next; some are drawn at random.
+        used = set(model.state_dict())
+        state = {key: tensor for key, tensor in load_state(spec, weights).items() if key in used}
+        digest = state_digest(state)
+        fit_state(model, state, spec)
+    return Backbone(model, spec, pool, bands, digest)
+
+
+def empty_backbone(
+    name: str, *, size: int, bands: tuple[str, ...] = ("red", "green", "blue"), pool: Pool = "cls+mean"
+) -> Backbone:
+    """A backbone of shapes without values, on torch's device ``meta``: for counting what it would take.
+
+    Args:
+        name: As in :func:`create_backbone`, as are ``size``, ``bands`` and ``pool``.
+        size: Side of the input, pixels.
+        bands: Names of the input bands.
+        pool: See :class:`Backbone`.
+
+    Raises:
+        ConfigError: As in :func:`create_backbone`.
+        WeightsError: If the library that builds it is not installed.
+    """
+    with torch.device("meta"):
+        spec, model = _checked(name, size, bands, pool)
+    return Backbone(model, spec, pool, bands, "")
+
+
+def _checked(name: str, size: int, bands: tuple[str, ...], pool: Pool) -> tuple[BackboneSpec, nn.Module]:
+    """The entry of a backbone and its model with random weights, if they go together."""
     spec = find_spec(name)
     if pool not in get_args(Pool):
         raise ConfigError(f"Unknown pooling {pool!r}: choose one of {', '.join(get_args(Pool))}.")
@@ -176,15 +210,7 @@ def create_backbone(
         raise ConfigError(f"{name} takes chips of {known['input_size'][-1]} pixels only; received {size}.")
     if spec.family == "dofa":
         _wavelengths(bands)
-    if weights == "random":
-        digest = state_digest(model.state_dict())
-    else:
-        # Classifiers and decoders beside it differ from one source to the next; some are drawn at random.
-        used = set(model.state_dict())
-        state = {key: tensor for key, tensor in load_state(spec, weights).items() if key in used}
-        digest = state_digest(state)
-        fit_state(model, state, spec)
-    return Backbone(model, spec, pool, bands, digest)
+    return spec, model
 
 
 def _build(spec: BackboneSpec, size: int, bands: int) -> nn.Module:

@@ -103,8 +103,8 @@ class DiffusionTrunk(nn.Module):
         side = size // self._stride
         shape = (DRAWS, int(self.unet.config.in_channels), side, side)
         drawn = torch.randn(shape, generator=torch.Generator().manual_seed(_SEED), device="cpu")
-        self.register_buffer("noise", drawn, persistent=False)
         self.register_buffer("prompt", torch.randn(1, *architecture.prompt))
+        self.register_buffer("noise", drawn.to(self.prompt.device), persistent=False)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep less for the backward pass and compute it again, as in timm."""

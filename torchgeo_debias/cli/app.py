@@ -118,6 +118,9 @@ def train(
     nodata: Nodata = None,
     hold_out: HoldOut = None,
     report: HeldReport = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="JSON file with head, middle or tail for each class; default: thirds by count.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON file with any fields of TrainConfig; options given here win over it.")
     ] = None,
@@ -132,7 +135,7 @@ def train(
 
     Images are a scene folder (--data); rasters (--raster) come with a layer of objects (--labels, --class-field).
     """
-    from torchgeo_debias.cli.inputs import read_config, training_chips
+    from torchgeo_debias.cli.inputs import grouped, read_config, training_chips
     from torchgeo_debias.cli.reports import check_held_out, score_test
     from torchgeo_debias.inference.held_out import Split
     from torchgeo_debias.package import check_target
@@ -158,7 +161,7 @@ def train(
             area=area, crop=crop, bands=bands, nodata=nodata, hold_out=hold_out, progress=progress,
         )  # fmt: skip
         trained = run(
-            part.chips, settings, progress=progress, checkpoints=checkpoints, provenance=part.facts,
+            grouped(part.chips, groups), settings, progress=progress, checkpoints=checkpoints, provenance=part.facts,
             keep_features=keep_features,
         )  # fmt: skip
         trained.package.save(out)

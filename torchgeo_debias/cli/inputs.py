@@ -33,15 +33,41 @@ def read_config(kind: type[Config], path: Path | None, **options: Any) -> Config
     """A configuration from an optional JSON file; options that are not None go before it."""
     values: dict[str, Any] = kind().to_json()
     if path is not None:
-        try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"Cannot read the configuration {path}: {error}.") from error
-        if not isinstance(given, dict):
-            raise ConfigError(f"The configuration {path} must be one JSON object with fields of {kind.__name__}.")
-        _put(values, given)
+        _put(values, read_object(path, "configuration", f"fields of {kind.__name__}"))
     _put(values, {name: value for name, value in options.items() if value is not None})
     return kind.from_json(values)
+
+
+def read_object(path: Path, what: str, content: str) -> dict[str, Any]:
+    """A JSON file with one object.
+
+    Args:
+        path: The file.
+        what: What it is, for sentences.
+        content: What is in it.
+
+    Raises:
+        ConfigError: If it is no such file.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"Cannot read the {what} {path}: {error}.") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"The {what} {path} must be one JSON object with {content}.")
+    return given
+
+
+def grouped(chips: Chips, path: Path | None) -> Chips:
+    """Chips with the groups that a JSON file gives to their classes; with their own where there is none.
+
+    Raises:
+        ConfigError: If the file is none, misses a class or has an unknown one, or there is no such group.
+    """
+    if path is None:
+        return chips
+    groups = read_object(path, "groups", "head, middle or tail for each class")
+    return replace(chips, table=chips.table.with_groups(groups))
 
 
 def _put(values: dict[str, Any], given: Mapping[str, Any]) -> None:

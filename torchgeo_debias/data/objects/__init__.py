@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgeo_debias.data.objects.coco import read_coco
+    from torchgeo_debias.data.objects.crops import chips_from_objects
     from torchgeo_debias.data.objects.dota import read_dota
     from torchgeo_debias.data.objects.layer import objects_from_layer
     from torchgeo_debias.data.objects.objects import LabelledImage, ObjectSet
@@ -28,6 +29,7 @@ __all__ = [
     "SourcePicture",
     "Tile",
     "TileSpec",
+    "chips_from_objects",
     "objects_from_layer",
     "objects_from_torchgeo",
     "read_coco",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "coco": ("read_coco",),
+    "crops": ("chips_from_objects",),
     "dota": ("read_dota",),
     "layer": ("objects_from_layer",),
     "objects": ("LabelledImage", "ObjectSet"),
