@@ -6,6 +6,8 @@ batches that our trainer drew. The losses of all steps must agree before anythin
 
     python -m benchmarks.lora_step
 
+``benchmarks.train_step`` has other backbones, batches and sizes, full fine-tuning, and memory on a GPU.
+
 Time is that from the end of the first step to the end of the last one, divided by the steps between, so that it holds
 all that comes back with each step (loading, logging, the end of an epoch) and nothing that happens once. Memory is
 measured in a fresh process for each side, from where the model stands ready.
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.measure import ForeignLoad, Times, in_turn, peak, reset_peak, save
-from torchgeo_debias.backbones import add_adapter, create_backbone, pick_device, pick_dtype
+from torchgeo_debias.backbones import add_adapter, create_backbone, find_spec, pick_device, pick_dtype
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.chips import Chips, ChipSpec
 from torchgeo_debias.data.normalise import Normalisation
@@ -57,23 +59,25 @@ class Recorded(StageModule):
         return loss
 
 
-def noise(count: int) -> Chips:
+def noise(count: int, size: int = SIZE) -> Chips:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, count)
     return Chips(
-        images=rng.integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8),
-        valid=np.ones((count, SIZE, SIZE), dtype=bool),
+        images=rng.integers(0, 256, (count, 3, size, size), dtype=np.uint8),
+        valid=np.ones((count, size, size), dtype=bool),
         labels=labels,
         sources=np.arange(count).astype(str),
         table=ClassTable.from_counts({f"class {c:02d}": int((labels == c).sum()) for c in range(CLASSES)}),
-        spec=ChipSpec(SIZE),
+        spec=ChipSpec(size),
         bands=("red", "green", "blue"),
     )
 
 
-def our_model(config: TrainConfig, kind: type[StageModule] = StageModule) -> StageModule:
+def our_model(config: TrainConfig, kind: type[StageModule] = StageModule, size: int = SIZE) -> StageModule:
     torch.manual_seed(config.seed)
-    backbone = add_adapter(create_backbone(config.backbone, size=SIZE, weights=config.weights), config.adapter)
+    backbone = create_backbone(config.backbone, size=size, weights=config.weights)
+    if config.method == "lora":
+        add_adapter(backbone, config.adapter)
     backbone.prefer(pick_device(), pick_dtype(config.precision, pick_device()))
     head = nn.Linear(backbone.dim, CLASSES)
     objective = Objective(build_loss("ce", ClassTable.from_counts({str(c): 1 for c in range(CLASSES)})))
@@ -81,11 +85,12 @@ def our_model(config: TrainConfig, kind: type[StageModule] = StageModule) -> Sta
 
 
 class Bare(nn.Module):
-    """What one writes with peft and timm alone; weights, LoRA and head are copied from ours."""
+    """What one writes with peft and timm alone for a ViT; weights, LoRA and head are copied from ours."""
 
-    def __init__(self, like: StageModule, config: TrainConfig) -> None:
+    def __init__(self, like: StageModule, config: TrainConfig, size: int = SIZE) -> None:
         super().__init__()
-        vit = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=SIZE)
+        arch = find_spec(config.backbone).arch
+        vit = timm.create_model(arch, pretrained=False, num_classes=0, img_size=size)
         lora = peft.LoraConfig(
             r=config.adapter.rank, lora_alpha=int(config.adapter.alpha), target_modules=r".*\.attn\.(qkv|proj)"
         )
@@ -110,7 +115,7 @@ def train_ours(module: StageModule, chips: Chips) -> Clock:
     clock: Clock = []
 
     def tick(progress: Progress) -> None:
-        clock.append((time.perf_counter(), time.process_time()))
+        clock.append(now(progress.done in (1, progress.total)))
 
     run_stage(module, chips, None, "adapt", tick)
     return clock
@@ -147,8 +152,15 @@ def train_bare(module: Bare, chips: Chips, config: TrainConfig, order: list[list
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
-            clock.append((time.perf_counter(), time.process_time()))
+            clock.append(now(len(clock) in (0, total - 1)))
     return clock, losses
+
+
+def now(wait: bool) -> tuple[float, float]:
+    """Wall and processor time; at the first and the last step once the device is done with it."""
+    if wait and torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 def per_step(clock: Clock) -> Times:
@@ -156,17 +168,21 @@ def per_step(clock: Clock) -> Times:
     return Times((clock[-1][0] - clock[0][0]) / steps, (clock[-1][1] - clock[0][1]) / steps)
 
 
-def compare_losses(chips: Chips, config: TrainConfig) -> tuple[float, list[list[int]]]:
-    """Train both sides once; the largest relative difference between the losses of a step, and the order of chips."""
-    ours = our_model(config, Recorded)
+def compare_losses(chips: Chips, config: TrainConfig, learning: float = 1.05) -> tuple[float, list[list[int]]]:
+    """Train both sides once; the largest relative difference between the losses of a step, and the order of chips.
+
+    The loss must have fallen by the factor ``learning``.
+    """
+    size = chips.spec.size
+    ours = our_model(config, Recorded, size)
     assert isinstance(ours, Recorded)
     ours.losses, ours.order = [], []
-    bare = Bare(ours, config)
+    bare = Bare(ours, config, size)
     train_ours(ours, chips)
     _, losses = train_bare(bare, chips, config, ours.order)
     assert len(ours.losses) == len(losses) == config.epochs * -(-len(chips) // config.batch_size)
     a, b = torch.stack(ours.losses).cpu(), torch.stack(losses).cpu()
-    assert a[-1] < a.max() / 1.05, "nothing was learned, so that equal losses would prove nothing"
+    assert a[-1] < a.max() / learning, "nothing was learned, so that equal losses would prove nothing"
     return float(((a - b).abs() / b).max()), ours.order
 
 
