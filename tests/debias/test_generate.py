@@ -8,7 +8,7 @@ from sklearn.covariance import ledoit_wolf
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias import Calibration, DebiasSettings, calibrate, generate
-from torchgeo_debias.debias.generate import ledoit_wolf_spread
+from torchgeo_debias.debias.generate import ledoit_wolf_spread, root
 from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError, DataError
 
@@ -22,6 +22,14 @@ def made(dim: int = 4, **values: Any) -> tuple[Calibration, Samples]:
     z = (rng.normal(scale=4, size=(3, dim))[labels] + rng.normal(size=(len(labels), dim)) @ mix).astype(np.float32)
     settings = DebiasSettings(n_clusters=4, pull=0.5, **values)
     return calibrate(z, labels, TABLE, settings), Samples(z, labels, TABLE)
+
+
+@pytest.mark.parametrize("n", [4, 50])
+def test_a_root_gives_the_covariance(n: int) -> None:
+    z = np.random.default_rng(0).normal(size=(n, 6))
+    factor = root(z - z.mean(axis=0), n - 1)
+    assert len(factor) <= 6
+    np.testing.assert_allclose(factor.T @ factor, np.cov(z.T), atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 12, 40])

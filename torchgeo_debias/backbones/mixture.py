@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from torchgeo_debias.backbones.bottleneck import Wrapped
 from torchgeo_debias.debias import cluster
+from torchgeo_debias.debias.centres import class_means
 from torchgeo_debias.errors import ConfigError
 
 SHARPNESS = 0.1
@@ -57,7 +58,8 @@ def find_experts(
         ConfigError: If there are fewer images than clusters.
     """
     if labels is not None:
-        found = np.stack([features[labels == c].mean(axis=0) for c in np.unique(labels)])
+        means = class_means(features, labels, int(labels.max()) + 1)
+        found = means[np.isfinite(means).all(axis=1)]
     else:
         if experts > len(features):
             raise ConfigError(f"A mixture of {experts} LoRAs needs as many chips; there are {len(features)}.")

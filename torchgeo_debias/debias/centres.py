@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +10,14 @@ from scipy.special import softmax
 
 from torchgeo_debias.debias.clustering import Array, Clustering, squared_distances
 
+Real = TypeVar("Real", bound=np.floating)
 Weighting = Literal["counts", "class-balanced", "soft"]
 Centre = Literal["clusters", "global"]
 
 
-def class_means(features: Array, labels: npt.NDArray[np.int64], n_classes: int) -> Array:
-    """The mean (C, D) float32 of each class's features (N, D); NaN for a class without one."""
-    means = np.full((n_classes, features.shape[1]), np.nan, dtype=np.float32)
+def class_means(features: npt.NDArray[Real], labels: npt.NDArray[np.int64], n_classes: int) -> npt.NDArray[Real]:
+    """The mean (C, D) of each class's features (N, D), in their precision; NaN for a class without one."""
+    means = np.full((n_classes, features.shape[1]), np.nan, dtype=features.dtype)
     for c in np.unique(labels):
         means[c] = features[labels == c].mean(axis=0)
     return means

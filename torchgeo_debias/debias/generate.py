@@ -10,6 +10,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from torchgeo_debias.debias.calibration import Calibration
 from torchgeo_debias.debias.clustering import Array
+from torchgeo_debias.debias.head import Floats
 from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError
 
@@ -74,6 +75,18 @@ def generate(
     return around.astype(np.float32), labels
 
 
+def root(centred: Floats, freedom: float) -> Floats:
+    """A matrix R (at most D rows, D) with ``R^T R = centred^T centred / freedom``.
+
+    Standard normal rows times R are then draws with that covariance, with no D x D matrix to factor where there are
+    fewer samples than features.
+    """
+    if len(centred) > centred.shape[1]:
+        centred = np.asarray(np.linalg.qr(centred, mode="r"))
+    factor: Floats = centred / np.sqrt(freedom)
+    return factor
+
+
 class Spread(NamedTuple):
     """The Gaussian of mean 0 and covariance ``root.T @ root + noise² I``, which need not be written out.
 
@@ -104,8 +117,6 @@ def ledoit_wolf_spread(residuals: Array, freedom: int) -> Spread:
     rows, dimensions = residuals.shape
     exact = residuals.astype(np.float64)
     share = 1.0 if rows < 2 or not exact.any() else float(ledoit_wolf_shrinkage(exact, assume_centered=True))
-    exact /= np.sqrt(max(freedom, 1))
-    noise = float(np.sqrt(share * np.square(exact).sum() / dimensions))
-    if rows > dimensions:
-        exact = np.asarray(np.linalg.qr(exact, mode="r"))  # of the same exact.T @ exact
-    return Spread(np.sqrt(1 - share) * exact, noise)
+    factor = root(exact, max(freedom, 1))
+    noise = float(np.sqrt(share * np.square(factor).sum() / dimensions))
+    return Spread(np.sqrt(1 - share) * factor, noise)

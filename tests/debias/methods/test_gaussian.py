@@ -9,19 +9,10 @@ from torchgeo_debias.debias.methods.gaussian import (
     TailCalibSettings,
     VirtualSettings,
     draws,
-    root,
     tailcalib_features,
     virtual_features,
 )
 from torchgeo_debias.debias.samples import Samples
-
-
-@pytest.mark.parametrize("n", [4, 50])
-def test_a_root_gives_the_covariance(n: int) -> None:
-    z = np.random.default_rng(0).normal(size=(n, 6))
-    factor = root(z - z.mean(axis=0), n - 1)
-    assert len(factor) <= 6
-    np.testing.assert_allclose(factor.T @ factor, np.cov(z.T), atol=1e-12)
 
 
 def test_draws_have_that_covariance() -> None:

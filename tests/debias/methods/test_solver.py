@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from torchgeo_debias.classes import ClassTable
-from torchgeo_debias.debias.methods.solver import class_means, fit_cosine, fit_linear, minimise
+from torchgeo_debias.debias.methods.solver import directions, fit_cosine, fit_linear, minimise
 from torchgeo_debias.debias.samples import Samples
 
 
@@ -82,6 +82,6 @@ def test_the_ridge_of_a_cosine_head_weighs_what_it_says() -> None:
 def test_a_class_whose_mean_is_zero_has_a_direction_all_the_same() -> None:
     features = np.array([[1, 0], [-1, 0], [0, 2]], np.float32)
     data = Samples(features, np.array([0, 0, 1]), ClassTable.from_counts({"a": 2, "b": 1}))
-    np.testing.assert_allclose(np.linalg.norm(class_means(data), axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(directions(data), axis=1), 1)
     labels = torch.tensor(data.labels)
     assert np.isfinite(fit_cosine(data, lambda z: F.cross_entropy(z, labels, reduction="sum"), 5.0)).all()

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from sklearn.metrics import pairwise_distances
 from sklearn.preprocessing import StandardScaler
 
+from torchgeo_debias.debias.centres import class_means
+from torchgeo_debias.debias.generate import root
 from torchgeo_debias.debias.head import Floats, LinearHead, folded, logistic
 from torchgeo_debias.debias.methods.balance import even_weights, missing
 from torchgeo_debias.debias.methods.oversampling import fit_filled
@@ -57,25 +59,9 @@ class VirtualSettings:
             )
 
 
-def root(centred: Floats, freedom: float) -> Floats:
-    """A matrix R (at most D rows, D) with ``R^T R = centred^T centred / freedom``.
-
-    Standard normal rows times R are then draws with that covariance, with no D x D matrix to factor where there are
-    fewer samples than features.
-    """
-    if len(centred) > centred.shape[1]:
-        centred = np.asarray(np.linalg.qr(centred, mode="r"))
-    factor: Floats = centred / np.sqrt(freedom)
-    return factor
-
-
 def draws(n: int, factor: Floats, rng: np.random.Generator) -> Floats:
     """``n`` draws (n, D) with mean zero and covariance ``factor^T factor``."""
     return rng.standard_normal((n, len(factor))) @ factor
-
-
-def _means(features: Floats, samples: Samples) -> Floats:
-    return np.stack([features[samples.labels == c].mean(axis=0) for c in range(len(samples.table.names))])
 
 
 def _tailcalib(samples: Samples, settings: TailCalibSettings, seed: int) -> LinearHead:
@@ -101,7 +87,7 @@ def tailcalib_features(
         settings: See :class:`TailCalibSettings`.
         rng: Source of the draws.
     """
-    means = _means(features, samples)
+    means = class_means(features, samples.labels, len(samples.table.names))
     donors = [c for c in samples.table.of_group("head") if samples.counts[c] > 1] or [int(samples.counts.argmax())]
     factors = {c: root(features[samples.labels == c] - means[c], max(int(samples.counts[c]) - 1, 1)) for c in donors}
     far = pairwise_distances(features, means)
@@ -143,7 +129,7 @@ def virtual_features(features: Floats, samples: Samples, settings: VirtualSettin
         settings: See :class:`VirtualSettings`.
         rng: Source of the draws.
     """
-    means = _means(features, samples)
+    means = class_means(features, samples.labels, len(samples.table.names))
     centred = features - means[samples.labels]
     pooled = root(centred, max(len(features) - len(means), 1))
     drawn = []

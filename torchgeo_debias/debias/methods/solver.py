@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from sklearn.preprocessing import normalize
 from torch import Tensor
 
+from torchgeo_debias.debias.centres import class_means
 from torchgeo_debias.debias.head import Array, Floats
 from torchgeo_debias.debias.samples import Samples
 
@@ -79,7 +80,7 @@ def fit_cosine(samples: Samples, objective: Objective, scale: float) -> Array:
         scale: Of the logits, which lie between ``-scale`` and ``scale``.
     """
     x = torch.tensor(normalize(samples.features.astype(np.float64)))
-    means = class_means(samples)
+    means = directions(samples)
     begin = torch.tensor(scale * means)
 
     def total(point: Tensor) -> Tensor:
@@ -91,13 +92,12 @@ def fit_cosine(samples: Samples, objective: Objective, scale: float) -> Array:
     return weight
 
 
-def class_means(samples: Samples) -> Floats:
-    """(C, D) the direction of the mean feature of each class; an arbitrary one where that mean is zero."""
-    classes = range(len(samples.table.names))
-    means = np.stack([samples.features[samples.labels == c].mean(axis=0, dtype=np.float64) for c in classes])
+def directions(samples: Samples) -> Floats:
+    """(C, D) float64, the direction of the mean feature of each class; an arbitrary one where that mean is zero."""
+    means = class_means(samples.features.astype(np.float64), samples.labels, len(samples.table.names))
     means[~means.any(axis=1)] = 1.0
-    directions: Floats = normalize(means)
-    return directions
+    found: Floats = normalize(means)
+    return found
 
 
 def targets(samples: Samples) -> Tensor:
