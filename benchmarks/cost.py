@@ -72,7 +72,7 @@ def settings_of(name: str, options: argparse.Namespace) -> TrainConfig:
     return TrainConfig(**common, weights=options.weights, **fields[name])
 
 
-NAMES = ("lora", "deblora", "deblora, adapted", "finetune", "probe")
+NAMES = ("lora", "deblora", "probe", "finetune", "deblora, adapted")
 
 
 @dataclass
@@ -276,7 +276,7 @@ def _in_own_process(name: str, repeat: int, options: argparse.Namespace) -> Reco
         [sys.executable, "-m", "benchmarks.cost", *words], check=True, stdout=subprocess.PIPE, text=True
     )
     record: Record = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name}: {record['cpu_s']:.1f} s of processor time", file=sys.stderr, flush=True)
+    print(json.dumps({name: record}), file=sys.stderr, flush=True)  # of a run that is stopped, so much is known
     return record
 
 

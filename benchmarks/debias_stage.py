@@ -43,7 +43,7 @@ def chips_of(data: Path | None) -> tuple[str, Chips]:
     if data is not None:
         return "UC Merced, imbalance 40", long_tail(read_folder(data, SIZE, split="train"), 40, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        scene = write_scene(Path(folder), size=2048, test_count=2, counts={"house": 160, "vehicle": 80, "helipad": 4})
+        scene = write_scene(Path(folder), size=3072, test_count=2, counts={"house": 160, "vehicle": 80, "helipad": 4})
         return "synthetic scene", chips_from_layer([scene.raster], scene.labels, "class", ChipSpec(SIZE, 64))
 
 
