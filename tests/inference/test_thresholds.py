@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,16 @@ def test_evaluation_scores_what_thresholds_decide(
     json = result.to_json(package)
     assert json["decisions"]["abstained"] == 0
     write_evaluation(tmp_path / "r.html", result, package, source="land", split="all")
-    assert "recall of the answer" in (tmp_path / "r.html").read_text()
+    page = (tmp_path / "r.html").read_text()
+    assert "recall of the answer" in page
+    rows = re.findall(r"<tr>(.*?)</tr>", page.partition("The thresholds of the classes")[2], re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    stand = {row[0]: row[1:] for row in cells if row}
+    for name, threshold in zip(package.table.names, ("0.000", "0.999", "1.000"), strict=True):
+        one = result.decisions.per_class[name]
+        ratios = [one["coverage"], one["recall"], one["precision"]]
+        expected = ["n/a" if ratio is None else f"{100 * ratio:.1f}" for ratio in ratios]
+        assert stand[name] == [threshold, "yes", str(one["support"]), *expected]
 
 
 @pytest.mark.parametrize("abstain", ["omit", "unknown"])

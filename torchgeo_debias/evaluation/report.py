@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
+    from torchgeo_debias.evaluation.decisions import DecisionScores
+
 # A figure whose drawing is larger than this (pictures, many points) is stored as pixels instead.
 _LARGEST_DRAWING = 400_000
 _PIXELS_PER_INCH = 200
@@ -124,6 +126,7 @@ def comparison_report(
     features_after: npt.NDArray[np.floating[Any]] | None = None,
     labels: npt.NDArray[np.integer[Any]] | None = None,
     map_figure: Figure | None = None,
+    decisions: DecisionScores | None = None,
 ) -> None:
     """Write the report on two models that were tested on the same samples.
 
@@ -139,6 +142,7 @@ def comparison_report(
         features_after: Features (N, D) of the second model, same samples.
         labels: True class ids (N,) of the features.
         map_figure: A picture of the map, see :func:`~torchgeo_debias.evaluation.figures.map_picture`.
+        decisions: What the thresholds of the model come to, None where it has none.
 
     Raises:
         ConfigError: If the two scores are not about the classes of ``table``, or only some of the features are given.
@@ -187,6 +191,8 @@ def comparison_report(
         )
     if map_figure is not None:
         sections.append(_map(map_figure))
+    if decisions is not None:
+        sections.append(_limits(decisions))
     sections.append(Section("How the numbers are defined", after.definition))
     write_report(path, title, sections, facts)
 
@@ -198,6 +204,7 @@ def training_report(
     scores: Scores,
     facts: Mapping[str, str],
     map_figure: Figure | None = None,
+    decisions: DecisionScores | None = None,
 ) -> None:
     """Write the report on one model.
 
@@ -207,6 +214,7 @@ def training_report(
         scores: Scores of the model.
         facts: Seed, versions and whatever else a repetition needs.
         map_figure: A picture of the map, if there is one.
+        decisions: What the thresholds of the model come to, None where it has none.
 
     Raises:
         OutputError: If the file cannot be written.
@@ -233,6 +241,8 @@ def training_report(
     ]
     if map_figure is not None:
         sections.append(_map(map_figure))
+    if decisions is not None:
+        sections.append(_limits(decisions))
     sections.append(Section("How the numbers are defined", scores.definition))
     write_report(path, title, sections, facts)
 
@@ -321,6 +331,21 @@ def _features(
         [(figures.feature_plot(before, after, labels, table, names), "Rare classes in colour, the others in grey.")],
         (("Cosine distance", *names), rows),
     )
+
+
+def _limits(decisions: DecisionScores) -> Section:
+    rows = [
+        [
+            name,
+            f"{row['threshold']:.3f}",
+            "yes" if row["guaranteed"] else "no",
+            f"{row['support']:,}",
+            *(percent(value) for value in (row["coverage"], row["recall"], row["precision"])),
+        ]
+        for name, row in decisions.per_class.items()
+    ]
+    columns = ("Class", "Threshold", "Guaranteed", "Test", "Coverage", "Recall", "Precision")
+    return Section("The thresholds of the classes", decisions.definition, table=(columns, rows))
 
 
 def _map(figure: Figure) -> Section:

@@ -140,9 +140,12 @@ def write_evaluation(path: Path, evaluation: Evaluation, package: ModelPackage, 
     table = with_no_prediction(package.table) if NO_PREDICTION in evaluation.scores.per_class else package.table
     title = f"{package.method.get('method')} on {source}"
     if evaluation.raw is None:
-        training_report(path, title=title, scores=evaluation.scores, facts=facts)
+        training_report(path, title=title, scores=evaluation.scores, facts=facts, decisions=evaluation.decisions)
     else:
-        comparison_report(path, title=title, before=evaluation.raw, after=evaluation.scores, table=table, facts=facts)
+        comparison_report(
+            path, title=title, before=evaluation.raw, after=evaluation.scores, table=table, facts=facts,
+            decisions=evaluation.decisions,
+        )  # fmt: skip
 
 
 def report_facts(package: ModelPackage, data: dict[str, str]) -> dict[str, str]:

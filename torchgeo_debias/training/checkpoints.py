@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from collections.abc import Iterable, Iterator
@@ -12,14 +13,36 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from torchgeo_debias.backbones import Precision, pick_device, pick_dtype
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.errors import DataError
+from torchgeo_debias.files import atomic, make_folder
 from torchgeo_debias.training.parts import versions
 from torchgeo_debias.training.settings import Schedule
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there: a kill at any time leaves the one before.
+
+    Lightning's own writing goes through the system's folder for temporary files; where that is on another disk, a kill
+    in the midst of the move leaves half a checkpoint in place of the one before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write all of it or nothing.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        make_folder(Path(path).parent)
+        with atomic(Path(path)) as part:
+            part.write_bytes(content.getbuffer())
 
 
 class KeepBest(EarlyStopping):

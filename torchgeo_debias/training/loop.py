@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchgeo_debias.backbones import Backbone, hastened, pick_device, pick_dtype
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.progress import Progress, ProgressCallback
-from torchgeo_debias.training.checkpoints import KeepBest, find_checkpoint
+from torchgeo_debias.training.checkpoints import KeepBest, WholeCheckpoints, find_checkpoint
 from torchgeo_debias.training.ranks import ShareRanks, adalora_of
 from torchgeo_debias.training.settings import Schedule
 
@@ -133,6 +133,7 @@ def fit(
     Raises:
         ConfigError: If the training diverges.
         DataError: If its checkpoint is damaged.
+        OutputError: If one cannot be written.
     """
     config = module.config
     device = pick_device()
@@ -162,6 +163,7 @@ def fit(
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=module.clip,
             callbacks=called,
+            plugins=[WholeCheckpoints()],
             logger=False,
             enable_checkpointing=folder is not None,
             enable_progress_bar=False,
