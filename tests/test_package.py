@@ -25,7 +25,7 @@ from torch import nn
 from tests import tiny
 from torchgeo_debias._package_io import read_package
 from torchgeo_debias.errors import DebiasError, OutputError, PackageError
-from torchgeo_debias.inference.classifier import PackagePredictor
+from torchgeo_debias.inference.classifier import PackagePredictor, seen
 from torchgeo_debias.package import MODEL, ONNX, ModelPackage, check_target
 
 FILES = [
@@ -178,7 +178,8 @@ def test_the_adapter_opens_in_stock_peft(tiny_model: Path, tiny_package: ModelPa
     images, valid = chips()
     with torch.inference_mode():
         tokens = stock.forward_features(tiny_package.normalisation(torch.from_numpy(images)))
-    ours = PackagePredictor(tiny_package, weights=str(tiny_weights), precision="32").features(images, valid)
+    upright = seen(tiny_package, 1)
+    ours = PackagePredictor(upright, weights=str(tiny_weights), precision="32").features(images, valid)
     found = torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1).numpy()
     assert np.allclose(found, ours, atol=1e-5)
 

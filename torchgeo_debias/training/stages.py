@@ -68,6 +68,7 @@ class Run(Timed):
             bands=self.chips.bands,
             pool=config.pool,
             weights=config.weights,
+            views=config.view_count,
         )
 
     def adapted(self) -> Backbone:
