@@ -100,7 +100,7 @@ class Backbone(nn.Module):
             return self._view(images)
         # In one pass, so that an exported graph holds the network once.
         features = self._view(torch.cat([symmetry(images, number) for number in range(self.views)]))
-        return features.unflatten(0, (self.views, -1)).mean(dim=0)
+        return features.reshape(self.views, -1, features.shape[-1]).mean(dim=0)
 
     def _view(self, images: Tensor) -> Tensor:
         with self._mixed(images):
