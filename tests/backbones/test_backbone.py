@@ -16,6 +16,7 @@ from torchgeo_debias.backbones import (
     adapter_targets,
     add_adapter,
     create_backbone,
+    empty_backbone,
     find_spec,
     list_backbones,
     pick_dtype,
@@ -168,3 +169,14 @@ def test_precision_names() -> None:
     assert pick_dtype("bf16", cpu) == torch.bfloat16
     assert pick_dtype("16", cpu) == torch.float16
     assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_resnet", "vits16_s2_moco", "dofa_base", "clip_vitb32"])
+def test_an_empty_backbone_has_the_shapes_and_no_values(name: str) -> None:
+    bands = ("red", "nir")
+    empty = empty_backbone(name, size=32, bands=bands)
+    real = create_backbone(name, size=32, bands=bands, weights="random")
+    assert {p.device.type for p in empty.parameters()} == {"meta"}
+    shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (empty, real)]
+    assert shapes[0] == shapes[1]
+    assert empty(torch.empty(3, 2, 32, 32, device="meta")).shape == (3, real.dim)

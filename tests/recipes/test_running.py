@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.recipes.making import CLASSES, DOTA, recipe, write_dota, write_scenes
+from tests.recipes.making import CLASSES, DOTA, TRAINING, recipe, write_dota, write_scenes
 from torchgeo_debias.errors import ConfigError, OutputError
 from torchgeo_debias.package import ModelPackage
 from torchgeo_debias.recipes import run_recipe
@@ -71,6 +71,17 @@ def test_bands_get_their_names(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "scenes")
     parts = read_parts(recipe(tmp_path, bands=["b04", "b03", "b02"]).data, data, 32, seed=0)
     assert {chips.bands for chips in parts.values()} == {("b04", "b03", "b02")}
+
+
+def test_one_recipe_after_another(tmp_path: Path, tiny_weights: Path) -> None:
+    data, first = write_scenes(tmp_path / "scenes"), tmp_path / "first.tgd"
+    given = {"weights": str(tiny_weights)}
+    run_recipe(recipe(tmp_path, training={**TRAINING, "method": "lora", "head": "own"}), "small", data, first, given)
+    second = recipe(tmp_path, after="dota-a")
+    with pytest.raises(ConfigError, match="dota-a/small"):
+        run_recipe(second, "small", data, tmp_path / "none.tgd", given)
+    chained = run_recipe(second, "small", data, tmp_path / "second.tgd", {**given, "start": str(first)})
+    assert chained.trained.package.method["start"] == str(first)
 
 
 def test_nothing_is_run_that_is_not_ready(tmp_path: Path, tiny_weights: Path) -> None:
