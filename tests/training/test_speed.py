@@ -19,6 +19,7 @@ from tests.training.test_runs import statistics
 from torchgeo_debias.backbones import AdapterSettings, add_adapter, create_backbone
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.debias.losses import build_loss
+from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.training import TrainConfig, train
 from torchgeo_debias.training.ahead import Ahead
 from torchgeo_debias.training.module import Objective, StageModule, run_stage
@@ -162,3 +163,16 @@ def test_two_processes_train_what_one_does_with_batches_twice_as_large(
     np.testing.assert_allclose(np.mean([first["losses"], second["losses"]], axis=0), alone["losses"], rtol=1e-4)
     for name, values in alone["trained"].items():
         np.testing.assert_allclose(first["trained"][name], values, atol=2e-4, err_msg=name)
+
+
+def test_a_machine_that_cannot_compile_is_told_in_one_sentence(
+    held_out: Chips, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend=backend))
+    with pytest.raises(ConfigError, match=r"cannot be compiled on this machine .*no C\+\+ compiler") as error:
+        train(held_out, configure(method="lora", epochs=1, compile=True))
+    assert "\n" not in str(error.value)

@@ -131,7 +131,7 @@ def fit(
         callbacks: Beside those of every stage.
 
     Raises:
-        ConfigError: If the training diverges.
+        ConfigError: If the training diverges, or the backbone cannot be compiled on this machine.
         DataError: If its checkpoint is damaged.
         OutputError: If one cannot be written.
     """
@@ -152,7 +152,7 @@ def fit(
     if folder is not None:
         called.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
         last = find_checkpoint(folder / "last.ckpt")
-    with _quiet(), _interruptible(), _shared_through_files():
+    with _quiet(), _interruptible(), _shared_through_files(), _compilable(config):
         trainer = L.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -182,6 +182,24 @@ def _interruptible() -> Iterator[None]:
     except SystemExit as stop:
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from stop
+
+
+@contextlib.contextmanager
+def _compilable(config: Schedule) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not config.compile:
+            raise
+        from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = str(getattr(error, "inner_exception", error)).splitlines()[0]
+        raise ConfigError(
+            f"The backbone cannot be compiled on this machine ({reason}): install a C++ compiler where there is none, "
+            'or leave "compile" out.'
+        ) from error
 
 
 @contextlib.contextmanager
