@@ -55,7 +55,7 @@ def noise(chip: int) -> Chips:
 
 
 def exported(chips: Chips) -> ModelPackage:
-    return export_package(train(chips, TrainConfig(method="probe")).package)
+    return export_package(train(chips, TrainConfig(method="probe", views=1)).package)
 
 
 def predictors(package: ModelPackage) -> dict[str, ChipPredictor]:

@@ -158,7 +158,7 @@ def _dinov2() -> PackagePredictor:
         spec=ChipSpec(CHIP, WINDOW),
         bands=("red", "green", "blue"),
     )
-    return PackagePredictor(train(chips, TrainConfig(method="probe")).package)
+    return PackagePredictor(train(chips, TrainConfig(method="probe", views=1)).package)
 
 
 def main() -> None:
