@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from torchgeo_debias.backbones import pick_device
 from torchgeo_debias.boxes.convert import Floats, transformed
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.data.objects import ObjectTiles, Picture, Tile
 from torchgeo_debias.data.objects.picture import decoded_together
 from torchgeo_debias.detection import Objects
 from torchgeo_debias.progress import ProgressCallback, track
+from torchgeo_debias.training.ahead import Ahead
 
 Affine = tuple[float, float, float, float, float, float]
 
@@ -255,27 +256,16 @@ def _after(second: Affine, first: Affine) -> Affine:
 def loader(tiles: TrainTiles, batch_size: int, order: Order | None) -> DataLoader[Any]:
     """Batches in ``order``, or of all tiles one after the other and as they are."""
     draws: Any = order or [Draw(index) for index in range(len(tiles))]
-    return _Ahead(
+    return Ahead(
         _Turned(tiles),
         batch_size=batch_size,
         sampler=draws,
         collate_fn=_collate,
+        pin_memory=pick_device().type == "cuda",
         # Each pass draws a number that nobody needs. From the common generator it would shift what the stage draws, and
         # in another way where a run goes on from a checkpoint.
         generator=torch.Generator(),
     )
-
-
-class _Ahead(DataLoader[Any]):
-    """Makes the next batch while the model computes; in a thread, since each process would keep tiles of its own."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = super().__iter__()
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(next, batches, None)
-            while (batch := ahead.result()) is not None:
-                ahead = pool.submit(next, batches, None)
-                yield batch
 
 
 class _Turned(Dataset[tuple[Draw, Tile]]):
