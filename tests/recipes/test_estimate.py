@@ -57,6 +57,15 @@ def test_steps_of_every_method() -> None:
     assert estimate(config(), 32, RGB, "uint8", None, None).steps is None
 
 
+def test_images_that_go_through_once() -> None:
+    def passed(**options: object) -> int | None:
+        return estimate(config(**options), 32, RGB, "uint8", 50, 10).passed_images
+
+    assert passed(method="lora", views=1) == 10, "to score; the head was trained along"
+    assert passed(method="probe", head="ce", views=1) == 50 + 10
+    assert passed(method="deblora", views=4) == 4 * (2 * 50 + 2 * 10), "calibrated, then for the head; the twin, too"
+
+
 def test_chips_take_their_pixels_and_a_mask() -> None:
     found = estimate(config(), 32, ("a", "b"), "uint16", 50, 10)
     assert found.chips_bytes == 60 * 32 * 32 * (2 * 2 + 1)

@@ -34,6 +34,7 @@ def test_every_variant_has_a_configuration_of_the_trainer(recipe: Recipe, varian
     assert config.val_share == 0, "validation parts are scored, nothing is chosen by them within the training"
     assert config.align_loss == "l2"
     assert config.head_on == "features"
+    assert config.views == 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

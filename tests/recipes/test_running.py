@@ -17,9 +17,15 @@ from torchgeo_debias.recipes.parts import read_parts
 def test_scenes_to_a_model_with_the_groups_of_the_recipe(tmp_path: Path, tiny_weights: Path) -> None:
     data, out = write_scenes(tmp_path / "scenes"), tmp_path / "m.tgd"
     groups = {"bare": "head", "field": "tail", "water": "tail"}
-    result = run_recipe(recipe(tmp_path, classes=groups), "small", data, out, {"weights": str(tiny_weights)})
+    steps: dict[str, int] = {}
+    result = run_recipe(
+        recipe(tmp_path, classes=groups), "small", data, out, {"weights": str(tiny_weights)},
+        progress=lambda at: steps.update({at.stage: at.total or 0}),
+    )  # fmt: skip
     package = ModelPackage.load(out)
     assert dict(zip(package.table.names, package.table.groups, strict=True)) == groups
+    assert result.plan.estimate is not None
+    assert steps["adapt"] + steps["align"] == result.plan.estimate.steps
     assert set(result.scores) == {"validation", "test"}
     assert package.metrics["test"]["scores"] == result.scores["test"].scores.to_json()
     assert np.isnan(result.scores["test"].scores.f1["middle"])

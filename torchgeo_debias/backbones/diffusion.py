@@ -106,11 +106,6 @@ class DiffusionTrunk(nn.Module):
         self.register_buffer("prompt", torch.randn(1, *architecture.prompt))
         self.register_buffer("noise", drawn.to(self.prompt.device), persistent=False)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep less for the backward pass and compute it again, as in timm."""
-        switch = self.unet.enable_gradient_checkpointing if enable else self.unet.disable_gradient_checkpointing
-        switch()
-
     def forward_features(self, images: Tensor) -> Tensor:
         """The map (B, num_features, S / 64, S / 64) of the middle block, of images (B, C, S, S) in -1..1."""
         return self._stages(images)[-1]

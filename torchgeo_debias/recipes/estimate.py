@@ -43,11 +43,11 @@ class Estimate:
         chips_bytes: Of all chips in main memory, masks included; None where their number is not known.
         model_bytes: Of weights, gradients and moments of the optimiser, in 32 bits.
         step_bytes: Of what a step keeps for its backward pass beside, in 32 bits; with bf16 about half. An upper bound:
-            fused attention keeps less.
+            fused attention keeps less, and gradient checkpointing much less.
         steps: Of the optimiser in all stages; None where the number of chips is not known.
         trained_images: Images that go forth and back.
-        passed_images: Images that go through once, for features and scores; without repeated draws of a diffusion
-            model.
+        passed_images: Images that go through once, for features and scores, each of their views counted; without the
+            repeated draws of a diffusion model.
     """
 
     size: Size
@@ -93,6 +93,7 @@ def estimate(
         extractions = {"probe": 1, "deblora": config.rounds}.get(config.method, 0)
         extractions += trains and config.head_name != "own"
         passed = train * extractions + (scored or 0) * (2 if config.method == "deblora" else 1)
+        passed *= config.view_count
     return Estimate(
         size,
         None if train is None or scored is None else (train + scored) * chip,
