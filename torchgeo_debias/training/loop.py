@@ -82,8 +82,8 @@ class Stage(L.LightningModule):
             if parameter.requires_grad:
                 rates.setdefault(self.config.lr * self.share_of_rate(name), []).append(parameter)
         groups = [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
-        # Lightning cannot clip gradients that are scaled for 16 bits where the step itself undoes the scale.
-        fused = self.clip is None or self.trainer.precision != "16-mixed"
+        # In few bits Lightning clips no gradients of a step that could undo their scale itself, scaled or not.
+        fused = self.clip is None or not str(self.trainer.precision).endswith("-mixed")
         optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=fused)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup = max(1, round(self.config.warmup * total))

@@ -177,6 +177,11 @@ def test_a_diverging_run_is_refused(configure: Configure) -> None:
         train_detector(scenes(), TILES, configure(lr=1e30))
 
 
+def test_a_run_in_half_precision_trains_with_bounded_gradients(configure: Configure) -> None:
+    package = train_detector(scenes(2), TILES, configure(precision="bf16", epochs=1)).package
+    assert all(bool(value.isfinite().all()) for value in package.model.tensors.values())
+
+
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, value in after.items() if not torch.equal(value, before[name])}
 
