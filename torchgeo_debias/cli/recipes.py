@@ -124,10 +124,10 @@ def _gib(size: int) -> str:
 
 
 def _show_classes(plan: Plan) -> None:
-    """Group and counts of each class; what is expected stands in brackets where it was not found."""
+    """How many chips each part has, then group and counts of each class: those found, else those expected."""
     for part, facts in plan.parts.items():
-        total = "unknown" if facts.chips is None else f"{facts.chips:,} chips"
-        show.line(f"{part:<12}{total}{'' if facts.found else ' (expected)'}")
+        found = "" if facts.found else " (expected)"
+        show.line(f"{part:<12}{'unknown' if facts.chips is None else f'{facts.chips:,} chips{found}'}")
     for name, group in (plan.groups or {}).items():
         cells = []
         for facts in plan.parts.values():
