@@ -44,7 +44,7 @@ class ClassifyFeatures(MappingAlgorithm):
         "INPUT": "ortho.tif", "FEATURES": "footprints.gpkg", "MODEL": "model.tgd", "OUTPUT": "objects.gpkg",
     }  # fmt: skip
     TAGS = ("classify", "features", "footprints", "parcels")
-    FLAGS: ClassVar[dict[str, str]] = {p.BACKEND: "--backend"}
+    FLAGS: ClassVar[dict[str, str]] = {p.BACKEND: "--backend", p.VIEWS: "--views"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ClassifyFeatures(MappingAlgorithm):
                 p.bands(),
                 *p.reading(),
                 *p.computing(batch="Features"),
-                p.backend(),
+                *p.classifier(),
                 QgsProcessingParameterFeatureSink(p.OUTPUT, "Classified features"),
             ]
         )

@@ -33,7 +33,12 @@ class ClassifyPixels(MappingAlgorithm):
         "OUTPUT": "classes.tif", "SCORES": "scores.tif",
     }  # fmt: skip
     TAGS = ("classify", "pixels", "land cover", "raster")
-    FLAGS: ClassVar[dict[str, str]] = {p.MIN_SCORE: "--min-score", p.OVERLAP: "--overlap", p.BACKEND: "--backend"}
+    FLAGS: ClassVar[dict[str, str]] = {
+        p.MIN_SCORE: "--min-score",
+        p.OVERLAP: "--overlap",
+        p.BACKEND: "--backend",
+        p.VIEWS: "--views",
+    }
 
     def initAlgorithm(self, configuration: Any = None) -> None:  # noqa: ANN401 - QGIS's
         """Declare parameters and outputs."""
@@ -44,7 +49,7 @@ class ClassifyPixels(MappingAlgorithm):
                 p.overlap(0.5, "Share by which neighbouring tiles overlap: more is finer, and takes longer."),
                 *p.reading(),
                 *p.computing(batch="Tiles"),
-                p.backend(),
+                *p.classifier(),
                 QgsProcessingParameterRasterDestination(p.OUTPUT, "Class raster"),
                 QgsProcessingParameterRasterDestination(SCORES, "Score raster", optional=True, createByDefault=False),
             ]

@@ -37,6 +37,7 @@ class ClassifyTiles(MappingAlgorithm):
         p.OVERLAP: "--overlap",
         KEEP_BACKGROUND: "--keep-background",
         p.BACKEND: "--backend",
+        p.VIEWS: "--views",
     }
 
     def initAlgorithm(self, configuration: Any = None) -> None:  # noqa: ANN401 - QGIS's
@@ -62,7 +63,7 @@ class ClassifyTiles(MappingAlgorithm):
                 ),
                 *p.reading(),
                 *p.computing(batch="Tiles"),
-                p.backend(),
+                *p.classifier(),
                 QgsProcessingParameterFeatureSink(
                     p.OUTPUT, "Classified tiles", QgsProcessing.SourceType.TypeVectorAnyGeometry
                 ),

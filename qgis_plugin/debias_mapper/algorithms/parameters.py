@@ -37,6 +37,7 @@ DEVICE = "DEVICE"
 WEIGHTS = "WEIGHTS"
 PRECISION = "PRECISION"
 BACKEND = "BACKEND"
+VIEWS = "VIEWS"
 OUTPUT = "OUTPUT"
 
 PRECISIONS = ("auto", "32", "bf16", "16")
@@ -214,6 +215,17 @@ def backend() -> Parameter:
             "torch",
         )
     )
+
+
+def views(text: str) -> Parameter:
+    """Over how many turned copies of a chip its feature is averaged."""
+    return advanced(choice(VIEWS, "Views of a chip", text, ["1", "4", "8"]))
+
+
+def classifier() -> list[Parameter]:
+    """How a classifier computes."""
+    text = "1 looks at each chip once, which is fastest; 4 turns it, 8 flips it as well. Left out: as in the training."
+    return [backend(), views(text)]
 
 
 def as_json(value: Any) -> str:  # noqa: ANN401 - plain JSON types

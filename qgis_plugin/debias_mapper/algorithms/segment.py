@@ -51,6 +51,7 @@ class Segment(MappingAlgorithm):
         TILE_SIZE: "--tile-size",
         STRETCH: "--stretch",
         p.BACKEND: "--backend",
+        p.VIEWS: "--views",
     }
     WITHOUT_BOXES: ClassVar[dict[str, str]] = {
         p.MIN_SCORE: "--min-score",
@@ -105,7 +106,7 @@ class Segment(MappingAlgorithm):
                 ),
                 *p.reading(),
                 *p.computing(batch="Tiles"),
-                p.backend(),
+                *p.classifier(),
                 QgsProcessingParameterFeatureSink(
                     p.OUTPUT, "Segmented objects", QgsProcessing.SourceType.TypeVectorPolygon
                 ),

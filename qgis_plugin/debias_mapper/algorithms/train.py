@@ -45,6 +45,7 @@ class Train(TrainingAlgorithm):
         MARGIN: "--margin",
         BACKGROUND: "--background",
         HEAD: "--head",
+        p.VIEWS: "--views",
     }
 
     def own_parameters(self) -> list[Parameter]:
@@ -65,6 +66,10 @@ class Train(TrainingAlgorithm):
                 "As the library names it: own for the one that is trained along; ce, la, smote, cosine and others are "
                 "fitted in the end, each with its way of favouring rare classes. Left out: own for lora and finetune, "
                 "ce for probe, la for deblora.",
+            ),
+            p.views(
+                "Turned copies of a chip whose features are averaged, by maps as well: 4 is best for rare classes, 1 "
+                "maps about four times as fast. Left out: 4."
             ),
             p.number(MARGIN, "Context around a fitted object", "As a share of its longest side.", optional=True, low=0),
         ]  # fmt: skip
