@@ -265,7 +265,7 @@ def test_weights_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found, told = find_weights(find_spec("sd15_unet"), "random")
     assert found == "missing"
     assert "torchgeo-debias[diffusion]" in told
