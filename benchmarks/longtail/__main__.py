@@ -4,6 +4,7 @@ Run::
 
     python -m benchmarks.longtail --data DIR --part validation                       # where choices are made
     python -m benchmarks.longtail --data DIR --part test --seeds 0 1 2 3 4 5 6 7 8 9 --suite finalists
+    python -m benchmarks.longtail --data DIR --suite adapters                        # or ranks, clusters, pulls
     python -m benchmarks.longtail --table --part test                                # only what is there
 
 A problem is a set, an imbalance and a seed, which decides which classes are rare, which of their chips stay, and the
@@ -24,7 +25,7 @@ from typing import Any
 
 from benchmarks.longtail.data import make_task
 from benchmarks.longtail.features import Problem, digest_of, facts_of, features_of, setting_of
-from benchmarks.longtail.rows import Row, predict, rows
+from benchmarks.longtail.rows import SUITES, Row, predict, rows
 from benchmarks.longtail.tables import by_setting, heading, plot, table
 from benchmarks.measure import RESULTS
 from torchgeo_debias.evaluation import score
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds ucmerced and mstar_soc10")
     parser.add_argument("--cache", type=Path, default=Path("longtail_features"), help="folder for features")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
-    parser.add_argument("--suite", choices=("heads", "frozen", "finalists"), default="heads")
+    parser.add_argument("--suite", choices=tuple(SUITES), default="heads")
     parser.add_argument("--sources", nargs="+", help="only these sets")
     parser.add_argument("--imbalance", type=float, nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

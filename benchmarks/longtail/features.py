@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.longtail.data import SIZE, SOURCES, Part, Task
-from torchgeo_debias.backbones import Backbone
+from torchgeo_debias.backbones import KINDS, AdapterSettings, Backbone
 from torchgeo_debias.debias import DebiasSettings, LinearHead
 from torchgeo_debias.debias.losses import LOSSES
 from torchgeo_debias.files import atomic
@@ -106,16 +106,29 @@ class Way(NamedTuple):
     fields: Mapping[str, Any] = {}
 
 
+RANKS = (16, 32, 64)
+CLUSTERS = (8, 16, 64, 128)
+PULLS = (0.0, 0.25, 0.5, 0.75, 1.0)
+OTHER_KINDS = tuple(kind for kind in KINDS if kind != "lora")
+
+_VARIANTS: dict[str, Mapping[str, Any]] = {
+    **{f"rank {rank}": {"adapter": AdapterSettings(rank=rank, alpha=2.0 * rank)} for rank in RANKS},
+    **{kind: {"adapter": AdapterSettings(kind=kind)} for kind in OTHER_KINDS},
+}
 WAYS: dict[str, Way] = {
     "frozen": Way(_frozen),
     "lora": Way(_adapted),
-    **{f"lora, {loss}": Way(_adapted, {"loss": loss}) for loss in LOSSES if loss not in ("ce", "boda")},
+    # What aligns sensors needs several of them.
+    **{f"lora, {name}": Way(_adapted, {"loss": name}) for name in LOSSES if name != "ce" and not LOSSES[name].domains},
+    **{f"lora, {name}": Way(_adapted, fields) for name, fields in _VARIANTS.items()},
     "finetune": Way(finetune),
     "deblora": Way(_aligned),
     "deblora, from stage 1": Way(_aligned, {"align_start": "adapted"}),
-    "deblora, pull 0": Way(_aligned, {"debias": DebiasSettings(pull=0.0)}),
+    **{f"deblora, pull {pull:g}": Way(_aligned, {"debias": DebiasSettings(pull=pull)}) for pull in PULLS},
     "deblora, shrinkage": Way(_aligned, {"debias": DebiasSettings(pull="shrinkage")}),
     "deblora, global centre": Way(_aligned, {"debias": DebiasSettings(centre="global")}),
+    **{f"deblora, K {count}": Way(_aligned, {"debias": DebiasSettings(n_clusters=count)}) for count in CLUSTERS},
+    **{f"deblora, {name}": Way(_aligned, fields) for name, fields in _VARIANTS.items()},
 }
 """Each with as many views of a chip as is the default."""
 WAYS |= {f"{name}, one view": Way(way.make, {**way.fields, "views": 1}) for name, way in WAYS.items()}

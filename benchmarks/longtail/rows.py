@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.longtail.features import Features
+from benchmarks.longtail.features import CLUSTERS, OTHER_KINDS, PULLS, RANKS, WAYS, Features
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias import DebiasSettings, LinearHead, calibrate, logit_adjustment
 from torchgeo_debias.debias.methods import METHODS, fit_method
@@ -69,29 +69,61 @@ def _head(row: Row, features: Features, labels: npt.NDArray[np.int64], table: Cl
 
 
 def rows(suite: str) -> list[Row]:
-    """The rows of a suite.
+    """The rows of one of the `SUITES`."""
+    return SUITES[suite]()
 
-    ``heads``: every method on the features of the plain LoRA, and debLoRA with its controls, all of one view, as their
-    authors have it. ``finalists``: those that are worth ten seeds, with one view and with those of the default.
-    ``frozen``: every method on frozen features.
-    """
-    if suite == "frozen":
-        return [Row("frozen, one view", head) for head in METHODS]
-    if suite == "heads":
-        one = "lora, one view"
-        rivals = [Row(one, head) for head in ("own", "own+la", *METHODS)]
-        rivals.append(Row("lora, balanced-softmax, one view", "own"))
-        control = DebiasSettings(centre="global")
-        return [
-            *rivals,
-            *_debiased("deblora, one view", DebiasSettings()),
-            *_debiased("deblora, pull 0, one view", None),
-            *_debiased("deblora, global centre, one view", control),
-        ]
+
+def _heads() -> list[Row]:
+    """Every method on the features of the plain LoRA, and debLoRA with its controls, all of one view."""
+    ways = ("deblora, one view", "deblora, pull 0, one view", "deblora, global centre, one view")
+    rivals = [Row("lora, one view", head) for head in ("own", "own+la", *METHODS)]
+    return [*rivals, Row("lora, balanced-softmax, one view", "own"), *_debiased(*ways)]
+
+
+def _finalists() -> list[Row]:
+    """Those that are worth ten seeds, with one view and with those of the default."""
     rivals = [Row(way, head) for way in ("lora, one view", "lora") for head in ("own", "own+la", "la")]
-    return [*rivals, *_debiased("deblora", DebiasSettings()), *_debiased("deblora, pull 0", None)]
+    return [*rivals, *_debiased("deblora", "deblora, pull 0")]
 
 
-def _debiased(way: str, settings: DebiasSettings | None) -> list[Row]:
-    """The heads of a debLoRA: fitted on its features, calibrated once more, and the one that was trained along."""
-    return [Row(way, "la", calibrate=settings), Row(way, "own")]
+def _frozen() -> list[Row]:
+    """Every method on frozen features."""
+    return [Row("frozen, one view", head) for head in METHODS]
+
+
+def _sweep(names: Iterable[str]) -> list[Row]:
+    """debLoRA with one setting at several values."""
+    return _debiased("deblora", *(f"deblora, {name}" for name in names))
+
+
+def _adapters() -> list[Row]:
+    """Every kind of adapter, plain and with its logits adjusted, and debLoRA on top of it."""
+    plain = [Row(name, head) for name in ("lora", *(f"lora, {kind}" for kind in OTHER_KINDS)) for head in _OWN]
+    return [*plain, *_sweep(OTHER_KINDS)]
+
+
+def _ranks() -> list[Row]:
+    """Ranks of the LoRA, plain and with debLoRA."""
+    plain = [Row(name, head) for name in ("lora", *(f"lora, rank {rank}" for rank in RANKS)) for head in _OWN]
+    return [*plain, *_sweep(f"rank {rank}" for rank in RANKS)]
+
+
+_OWN = ("own", "own+la")
+SUITES: Mapping[str, Callable[[], list[Row]]] = {
+    "heads": _heads,
+    "finalists": _finalists,
+    "frozen": _frozen,
+    "adapters": _adapters,
+    "ranks": _ranks,
+    "clusters": lambda: _sweep(f"K {count}" for count in CLUSTERS),
+    "pulls": lambda: _sweep(["shrinkage", *(f"pull {pull:g}" for pull in PULLS)]),
+}
+
+
+def _debiased(*ways: str) -> list[Row]:
+    """The heads of debLoRA: fitted on its features, calibrated once more as stage 2 was, and the one trained along."""
+    found = []
+    for way in ways:
+        settings = WAYS[way].fields.get("debias", DebiasSettings())
+        found += [Row(way, "la", calibrate=None if settings.pull == 0 else settings), Row(way, "own")]
+    return found

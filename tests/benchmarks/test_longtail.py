@@ -13,14 +13,15 @@ from benchmarks.longtail import __main__ as longtail
 from benchmarks.longtail import data, features
 from benchmarks.longtail.data import Task
 from benchmarks.longtail.features import Features, Problem, digest_of, facts_of
-from benchmarks.longtail.rows import Row, rows
+from benchmarks.longtail.rows import SUITES, Row, rows
 from benchmarks.longtail.tables import by_setting, heading, table
 from tests.training.conftest import toy_chips
 from torchgeo_debias.data.chips import Chips
 from torchgeo_debias.debias import DebiasSettings
+from torchgeo_debias.debias.methods import METHODS
 
 PROBLEM = Problem("ucmerced", 10.0, 0, "validation")
-SUITE = [Row("lora", "la"), Row("lora", "la", calibrate=DebiasSettings(n_clusters=4))]
+TWO = [Row("lora", "la"), Row("lora", "la", calibrate=DebiasSettings(n_clusters=4))]
 
 
 def task() -> Task:
@@ -32,8 +33,18 @@ def test_a_name_tells_what_is_set() -> None:
     assert Row("lora", "la", calibrate=DebiasSettings()).name == "lora | calibrated | la"
     other = DebiasSettings(centre="global", gamma0=5.0)
     assert Row("lora", "la", calibrate=other).name == "lora | calibrated, centre global, gamma0 5.0 | la"
-    for suite in ("heads", "frozen", "finalists"):
-        assert len({row.name for row in rows(suite)}) == len(rows(suite))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_rows_of_a_suite_are_told_apart_and_can_be_made(suite: str) -> None:
+    found = rows(suite)
+    assert len({row.name for row in found}) == len(found)
+    for row in found:
+        assert row.head in METHODS or row.head.startswith("own")
+        config = features._config(PROBLEM, row.way, 10)
+        assert config.view_count == (1 if row.way.endswith("one view") else 4)
+        if row.way.startswith("deblora") and row.head == "la":
+            assert row.calibrate == (None if config.debias.pull == 0 else config.debias), "moved as in its stage 2"
 
 
 def test_features_of_anything_else_have_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +94,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 
 def test_scores_are_kept_and_those_of_other_epochs_stand_apart(made: list[int], tmp_path: Path) -> None:
     for seed, epochs in ((0, 10), (1, 10), (1, 10), (2, 5)):
-        longtail.run(replace(PROBLEM, seed=seed), SUITE, tmp_path, tmp_path, epochs)
+        longtail.run(replace(PROBLEM, seed=seed), TWO, tmp_path, tmp_path, epochs)
     assert made == [10, 10, 10, 10, 5, 5], "what is there is not done again"
     records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
     assert [record["imbalance"] for record in records] == [{"nominal": 10.0, "real": 8.0}] * 3
