@@ -91,9 +91,9 @@ def test_of_too_many_chips_the_moved_ones_are_shown(space: FeatureSpace, monkeyp
 def test_arrows_lead_from_rare_samples_to_their_targets(space: FeatureSpace, places: Embedding) -> None:
     left, right = feature_space_figure(space, places).axes
     (arrows,) = (child for child in left.get_children() if isinstance(child, Quiver))
-    ends = np.column_stack([arrows.X + arrows.U, arrows.Y + arrows.V])
+    starts, steps = np.column_stack([arrows.X, arrows.Y]), np.column_stack([arrows.U, arrows.V])
     np.testing.assert_allclose(np.asarray(arrows.XY), places.before[places.moved], rtol=1e-6)
-    np.testing.assert_allclose(ends, places.targets, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(starts + steps, places.targets, rtol=1e-4, atol=1e-4)
     assert not [child for child in right.get_children() if isinstance(child, Quiver)]
 
 

@@ -182,11 +182,14 @@ def scatter_classes(
     for group, colour, size in (("background", "#dfe3e8", 5), ("head", "#c9d0d9", 7), ("middle", "#9aa5b1", 7)):
         chosen = np.isin(labels, [i for i, g in enumerate(table.groups) if g == group])
         if chosen.any():
-            axes.scatter(*points[chosen].T, s=size, color=colour, linewidths=0, label=group, rasterized=True)
+            x, y = points[chosen].T
+            axes.scatter(x, y, s=size, color=colour, linewidths=0, label=group, rasterized=True)
     colours = hex_colours(table)
     for rank, i in enumerate(table.of_group("tail")):
+        x, y = points[labels == i].T
         axes.scatter(
-            *points[labels == i].T,
+            x,
+            y,
             s=26,
             color=colours[i],
             marker="o^sDvPX<>ph*"[rank % 12],
