@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from tests.training.test_methods import same
 from tests.training.test_runs import Steps, steps, stop_at
 from torchgeo_debias.backbones import AdapterSettings
 from torchgeo_debias.data.chips import Chips
+from torchgeo_debias.debias.losses import LongTailLoss
 from torchgeo_debias.debias.losses.domains import DomainLoss
 from torchgeo_debias.debias.losses.subclass import SubclassLoss
 from torchgeo_debias.debias.samples import Samples
@@ -75,6 +78,25 @@ def test_early_stopping_goes_with_what_a_loss_keeps(sensors: Chips, configure: C
     first = train(sensors, config, checkpoints=tmp_path).package
     assert same(first, train(sensors, config, checkpoints=tmp_path).package)
     assert same(first, train(sensors, config).package)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sbcl", SubclassLoss), ("boda", DomainLoss)])
+def test_a_network_in_few_bits_has_its_loss_in_32(
+    name: str, kind: type[LongTailLoss], sensors: Chips, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = kind.forward
+    pairs: list[tuple[float, float]] = []
+
+    def twice(loss: LongTailLoss, logits: Tensor, labels: Tensor, **others: Tensor) -> Tensor:
+        found = forward(loss, logits, labels, **others)
+        with torch.autocast("cpu", enabled=False):
+            pairs.append((found.item(), forward(loss, logits, labels, **others).item()))
+        return found
+
+    monkeypatch.setattr(kind, "forward", twice)
+    train(sensors, configure(method="lora", loss=name, epochs=1, precision="bf16"))
+    assert len(pairs) == 6
+    assert [mixed for mixed, _ in pairs] == [whole for _, whole in pairs]
 
 
 def test_frozen_features_are_extracted_once_a_run(sensors: Chips, configure: Configure) -> None:

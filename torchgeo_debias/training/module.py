@@ -82,13 +82,20 @@ class StageModule(Stage):
         if self.config.augment:
             images = random_symmetry(images)
         features = self.backbone(images).float()
-        loss: Tensor = features.new_zeros(())
+        logits = None if self.loss is None else self.head(features)
+        # Similarities and covariances of features take more bits than a network: in 16 they run over.
+        with torch.autocast(features.device.type, enabled=False):
+            loss = self._loss(features, logits, batch)
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def _loss(self, features: Tensor, logits: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
+        loss = features.new_zeros(())
         if self.loss is not None:
             self.loss.at(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
-            loss = loss + self.loss(self.head(features), batch["label"], index=batch["index"], features=features)
+            loss = loss + self.loss(logits, batch["label"], index=batch["index"], features=features)
         if self.targets is not None:
             loss = loss + self.weight * self._distance(features, self.targets[batch["index"]])
-        self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
 
     def _distance(self, features: Tensor, targets: Tensor) -> Tensor:
