@@ -571,3 +571,14 @@ def test_the_digest_is_of_what_predictions_hang_on(
     tiny_package: ModelPackage, change: dict[str, Any], same: bool
 ) -> None:
     assert (replace(tiny_package, **change).digest == tiny_package.digest) == same
+
+
+def test_a_model_from_before_there_were_views_keeps_its_digest(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    replace(tiny_package, backbone=replace(tiny_package.backbone, views=1)).save(tmp_path / "model")
+    info = json.loads((tmp_path / "model" / MODEL).read_text())
+    assert info["backbone"].keys() == {"name", "pool", "dim", "digest", "licence"}
+    files = {name: digest for name, digest in info["files"].items() if not name.startswith("raw/model")}
+    meaning = {name: info[name] for name in ("task", "backbone", "input", "classes")} | {"files": files}
+    expected = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    assert ModelPackage.load(tmp_path / "model").digest == expected
+    assert tiny_package.to_json()["backbone"]["views"] == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -79,6 +79,10 @@ class BackboneInfo:
 
     def __post_init__(self) -> None:
         check_views(self.views)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types; without ``views`` where it is 1, so that older models keep their digest and exports."""
+        return {name: value for name, value in asdict(self).items() if name != "views" or value != 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +208,7 @@ class Package:
             "format": FORMAT,
             "format_version": VERSION,
             "task": self.task,
-            "backbone": vars(self.backbone),
+            "backbone": self.backbone.to_json(),
             "input": {"bands": list(self.bands), "dtype": self.dtype, "normalisation": self.normalisation.to_json()},
             "classes": self.table.to_json(),
             "priors": dict(zip(self.table.names, self.table.priors.tolist(), strict=True)),
