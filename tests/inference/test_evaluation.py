@@ -72,6 +72,7 @@ def test_report_facts_name_seed_weights_and_versions(tiny_package: ModelPackage)
     facts = report_facts(tiny_package, {"Data": "land"})
     assert facts["Data"] == "land"
     assert facts["Seed"] == "0"
+    assert facts["Views of a chip"] == "4"
     assert tiny_package.backbone.digest[:12] in facts["Backbone"]
     assert "torch " in facts["Versions"]
 

@@ -155,5 +155,6 @@ def report_facts(package: ModelPackage, data: dict[str, str]) -> dict[str, str]:
         "Seed": str(package.provenance["seed"]),
         "Training chips": str(package.provenance["training_chips"]),
         "Backbone": f"{package.backbone.name}, weights {package.backbone.digest[:12]} ({package.backbone.licence})",
+        "Views of a chip": str(package.backbone.views),
         "Versions": ", ".join(f"{name} {number}" for name, number in package.provenance["versions"].items()),
     }
