@@ -166,11 +166,6 @@ class TrainConfig(Settings):
             )
             raise ConfigError(f"An adapter of the kind {self.adapter.kind} cannot be gone on from: {reason}.")
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types; without ``start`` where there is none, so that earlier versions read it."""
-        values = super().to_json()
-        return {name: value for name, value in values.items() if name != "start" or value is not None}
-
     @property
     def losses(self) -> tuple[str, ...]:
         """Names of the class losses that the network is trained under, one stage after the other."""
