@@ -24,7 +24,8 @@ def samples_of(chips: Chips, features: Array) -> Samples:
 class LearnChips(Callback):
     """Tells a loss the features of all training chips before each epoch, as the network gives them by then.
 
-    They are those of the whole chips, without augmentation and dropout. It costs a forward pass of all chips an epoch.
+    They are those of a finished network: of the whole chips, without augmentation and dropout, the mean over the views
+    of each. It costs a forward pass of all views of all chips an epoch.
 
     Args:
         chips: Training chips.
