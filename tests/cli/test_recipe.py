@@ -44,11 +44,23 @@ def test_a_dry_run_and_a_run(run: Run, tmp_path: Path, tiny_weights: Path) -> No
     assert "test part" in run(*usual, "--out", out).out
 
 
+def test_a_dry_run_tells_what_is_held_out(run: Run, tmp_path: Path, tiny_weights: Path) -> None:
+    recipe = write_recipe(tmp_path, parts={"train": "train", "test": "test"})
+    usual = ("recipe", recipe, "--weights", tiny_weights, "--dry-run", "--quiet")
+    lines = run(*usual, "--data", write_scenes(tmp_path / "scenes")).out.splitlines()
+    assert "train       27 chips (about, of the 30 below)" in lines
+    assert "validation  3 chips (about, held out of the training part)" in lines
+    assert "test        30 chips" in lines
+    assert not any(line.endswith(" ") for line in lines)
+    assert "0.0 GiB" not in "".join(lines)
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         (("nothing",), "no recipe 'nothing'"),
         (("dota-a/dinov2",), "--dry-run"),
+        (("--dry-run",), "Name the recipe"),
         (("dota-a", "--dry-run", "--config", "none.json"), "none.json"),
     ],
 )

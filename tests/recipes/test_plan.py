@@ -51,6 +51,7 @@ def test_a_chain_asks_for_the_model_before(tmp_path: Path) -> None:
     assert any("dota-a/dinov2" in sentence for sentence in plan.missing)
     with_model = plan_recipe(*chain, given={"weights": "random", "start": str(tmp_path)})
     assert not any("dota-a" in sentence for sentence in with_model.missing)
+    assert any("cannot start from" in sentence for sentence in with_model.problems), "an empty folder is no model"
     assert plan_recipe(*chain, given={"start": str(tmp_path / "none.tgd")}).problems
 
 
@@ -74,6 +75,11 @@ def test_other_counts_are_told(scenes: Path, tmp_path: Path) -> None:
     assert plan.ready
 
 
+def test_counts_of_classes_that_are_not_there_are_told(scenes: Path, tmp_path: Path) -> None:
+    (sentence,) = planned(tmp_path, scenes, classes=None, counts={"test": {"bare": 15, "ice": 3}}).notes
+    assert "ice 0, not 3" in sentence
+
+
 def test_any_classes_are_in_thirds(scenes: Path, tmp_path: Path) -> None:
     plan = planned(tmp_path, scenes, classes=None)
     assert plan.groups == {"bare": "head", "field": "middle", "water": "tail"}
@@ -90,6 +96,7 @@ def test_a_share_of_the_training_is_held_out_where_there_is_no_validation(scenes
     [
         ("rm -r val", "There is no folder"),
         ("rm -r water", "has no water"),
+        ("one water", "has 1 water"),
         ("add class", "'ice', which is none of"),
         ("grey", "not alike"),
     ],
@@ -99,6 +106,9 @@ def test_data_that_are_not_right(change: str, word: str, scenes: Path, tmp_path:
         shutil.rmtree(scenes / "val")
     elif change == "rm -r water":
         shutil.rmtree(scenes / "train" / "water")
+    elif change == "one water":
+        for path in sorted((scenes / "train" / "water").iterdir())[1:]:
+            path.unlink()
     elif change == "add class":
         (scenes / "test" / "water").rename(scenes / "test" / "ice")
     else:

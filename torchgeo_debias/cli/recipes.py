@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,8 @@ def recipe(
     from torchgeo_debias.recipes import find_recipe, list_recipes, plan_recipe, run_recipe
 
     if name is None:
+        if data is not None or out is not None or dry_run:
+            raise ConfigError("Name the recipe: 'torchgeo-debias recipe' alone lists all.")
         _show_all(list_recipes(), as_json)
         return
     options = {"weights": weights, "start": start and str(start), "seed": seed, "precision": precision}
@@ -97,7 +100,8 @@ def _show_plan(chosen: Recipe, plan: Plan, machine: bool) -> None:
         **({} if plan.estimate is None else _estimate(plan.estimate, plan.chip_size)),
     }
     for name, value in facts.items():
-        show.line(f"{name:<12}{value}")
+        if value:
+            show.line(f"{name:<12}{value}")
     _show_classes(plan)
     for kind in ("notes", "missing", "problems"):
         for sentence in getattr(plan, kind):
@@ -120,20 +124,26 @@ def _estimate(found: Estimate, chip_size: int) -> dict[str, str]:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
 
 
 def _show_classes(plan: Plan) -> None:
     """How many chips each part has, then group and counts of each class: those found, else those expected."""
     for part, facts in plan.parts.items():
-        found = "" if facts.found else " (expected)"
-        show.line(f"{part:<12}{'unknown' if facts.chips is None else f'{facts.chips:,} chips{found}'}")
+        counts = facts.found or facts.expected
+        remarks = [] if facts.found or not facts.expected else ["expected"]
+        if facts.chips is not None and not counts:
+            remarks.append("about, held out of the training part")
+        elif counts and facts.chips != sum(counts.values()):
+            remarks.append(f"about, of the {sum(counts.values()):,} below")
+        told = f" ({'; '.join(remarks)})" if remarks else ""
+        show.line(f"{part:<12}{'unknown' if facts.chips is None else f'{facts.chips:,} chips{told}'}")
     for name, group in (plan.groups or {}).items():
         cells = []
         for facts in plan.parts.values():
-            counts: dict[str, Any] = facts.found or facts.expected or {}
-            cells.append(f"{counts.get(name, ''):>8}")
-        show.line(f"  {name:<20}{group:<8}{''.join(cells)}")
+            shown: dict[str, Any] = facts.found or facts.expected or {}
+            cells.append(f"{shown.get(name, ''):>8}")
+        show.line(f"  {name:<20}{group:<8}{''.join(cells)}".rstrip())
 
 
 def _show_run(out: Path, result: RecipeRun, machine: bool) -> None:

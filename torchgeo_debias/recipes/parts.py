@@ -161,5 +161,6 @@ def _sources(facts: DataFacts, files: Sequence[str]) -> list[str]:
     pattern = re.compile(facts.source)
     found = [pattern.fullmatch(Path(file).name) for file in files]
     return [
-        file if match is None else f"{file.split('/')[0]}/{match[1]}" for file, match in zip(files, found, strict=True)
+        f"{file.split('/')[0]}/{match[1]}" if match and match[1] is not None else file
+        for file, match in zip(files, found, strict=True)
     ]

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from torchgeo_debias.backbones import find_spec, find_weights
 from torchgeo_debias.classes import ClassTable, Group
+from torchgeo_debias.data.splits import MIN_TRAIN
 from torchgeo_debias.errors import ConfigError, DebiasError, WeightsError
 from torchgeo_debias.progress import ProgressCallback, silent
 from torchgeo_debias.recipes.estimate import Estimate, estimate
 from torchgeo_debias.recipes.parts import Found, folders_of, look
 from torchgeo_debias.recipes.recipe import PARTS, Part, Recipe
 from torchgeo_debias.training import TrainConfig
+from torchgeo_debias.training.starting import check_start
 
 _BANDS = {1: ("band_1",), 3: ("red", "green", "blue")}
 
@@ -24,7 +26,8 @@ class PartPlan:
     """A part of the data, as expected and as found.
 
     Attributes:
-        chips: How many there are; where it is not there, how many are expected; None if unknown.
+        chips: How many there are; where it is not there, how many are expected; None if unknown. Where a validation
+            part is held out of the training, about how many either of them gets.
         found: By class; null where the part is not there.
         expected: By class, as far as it is known.
     """
@@ -158,8 +161,10 @@ def _look(recipe: Recipe, data: Path | None, faults: _Faults, progress: Progress
 
 
 def _check_start(recipe: Recipe, variant: str, config: TrainConfig, faults: _Faults) -> None:
-    if config.start is not None and not Path(config.start).exists():
-        faults.problems.append(f"There is no model {config.start} to start from.")
+    try:
+        check_start(config.start)
+    except DebiasError as error:
+        faults.problems.append(f"The training cannot start from {config.start}: {error}")
     if config.start is None and recipe.after is not None:
         faults.missing.append(
             f"The model to start from: run the recipe {recipe.after}/{variant} first, and give it with --start."
@@ -169,16 +174,18 @@ def _check_start(recipe: Recipe, variant: str, config: TrainConfig, faults: _Fau
 def _compare(recipe: Recipe, part: Part, seen: Found, faults: _Faults) -> None:
     facts = recipe.data
     for name, count in seen.counts.items():
-        if not count:
-            (faults.problems if part == "train" else faults.notes).append(f"The {part} part has no {name}.")
+        if part == "train" and count < MIN_TRAIN:
+            faults.problems.append(f"The train part has {count or 'no'} {name}: each class needs {MIN_TRAIN} or more.")
+        elif not count:
+            faults.notes.append(f"The {part} part has no {name}.")
     if facts.bands is not None and seen.bands != len(facts.bands):
         faults.problems.append(f"The {part} part has {seen.bands} bands, but {len(facts.bands)} are expected.")
     if facts.dtype is not None and seen.dtype != facts.dtype:
         faults.problems.append(f"The {part} part holds {seen.dtype} pixels, but {facts.dtype} are expected.")
     expected: dict[str, int] = facts.counts.get(part, {})
-    odd = [name for name, count in expected.items() if seen.counts[name] != count]
+    odd = [name for name, count in expected.items() if seen.counts.get(name, 0) != count]
     if odd:
-        told = ", ".join(f"{name} {seen.counts[name]}, not {expected[name]}" for name in odd)
+        told = ", ".join(f"{name} {seen.counts.get(name, 0)}, not {expected[name]}" for name in odd)
         faults.notes.append(f"The {part} part has other counts than are known of {facts.name}: {told}.")
 
 

@@ -7,10 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from os.path import normpath
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from torchgeo_debias.classes import GROUPS, Group
+from torchgeo_debias.data.chips import ChipSpec
 from torchgeo_debias.errors import ConfigError
 from torchgeo_debias.fields import read_fields
 from torchgeo_debias.training import TrainConfig
@@ -69,20 +73,34 @@ class DataFacts:
                 isinstance(place, str) if self.form == "scenes" else isinstance(place, dict) and set(place) == keys
             ):
                 raise ConfigError(f"data.parts.{name} must be a path, or images and labels with the form dota.")
-        folders = [json.dumps(place) for place in self.parts.values()]
+        folders = [_normal(place) for place in self.parts.values()]
         if len(set(folders)) < len(folders):
             raise ConfigError("Two of data.parts are the same: what is tested on must not have been chosen by.")
         if self.form == "dota" and self.classes is None:
             raise ConfigError("data.classes must name the classes with the form dota.")
         if not 0 < self.share < 1:
             raise ConfigError(f"data.share must lie between 0 and 1; received {self.share}.")
+        if self.classes == {}:
+            raise ConfigError("data.classes must name at least one class, or be null for any classes.")
         odd = {str(group) for group in (self.classes or {}).values()} - set(GROUPS)
         if odd:
             raise ConfigError(f"data.classes must put each class into one of {', '.join(GROUPS)}; found {min(odd)}.")
-        if self.classes is not None and any(set(known) != set(self.classes) for known in self.counts.values()):
-            raise ConfigError("data.counts must count every class of data.classes.")
+        self._check_counts()
+        if self.dtype is not None and not _is_dtype(self.dtype):
+            raise ConfigError(f"data.dtype must be a type of pixels such as uint8; received {self.dtype!r}.")
+        if self.bands is not None and not 0 < len(set(self.bands)) == len(self.bands):
+            raise ConfigError(f"data.bands must be null or unique names; received {[*self.bands]}.")
         if self.source is not None and not _groups_of(self.source):
             raise ConfigError(f"data.source must be a regular expression with a group; received {self.source!r}.")
+
+    def _check_counts(self) -> None:
+        if odd := set(self.counts) - set(PARTS):
+            raise ConfigError(f"data.counts must have the parts {', '.join(PARTS)}; has {min(odd)!r}.")
+        for part, known in self.counts.items():
+            if not isinstance(known, dict) or not all(type(count) is int and count >= 0 for count in known.values()):
+                raise ConfigError(f"data.counts.{part} must have a whole number for each class; received {known!r}.")
+            if self.classes is not None and set(known) != set(self.classes):
+                raise ConfigError("data.counts must count every class of data.classes.")
 
     @property
     def grouped(self) -> dict[str, Group] | None:
@@ -103,6 +121,9 @@ class Variant:
     chip_size: int
     training: dict[str, Any]
     note: str = ""
+
+    def __post_init__(self) -> None:
+        ChipSpec(self.chip_size)  # which refuses sizes that make no sense
 
 
 @dataclass(frozen=True)
@@ -202,6 +223,19 @@ def _parse(text: str, where: str) -> Recipe:
         return read_fields(Recipe, values)
     except ConfigError as error:
         raise ConfigError(f"The recipe {where} is not right: {error}") from error
+
+
+def _normal(place: Any) -> str:  # noqa: ANN401 (a path, or an object of paths)
+    """The same text for the same folders, however they are written."""
+    return normpath(place) if isinstance(place, str) else normpath(str(place["images"]))
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        np.dtype(name)
+    except TypeError:
+        return False
+    return True
 
 
 def _groups_of(pattern: str) -> int:
