@@ -88,11 +88,11 @@ STUDIES = {
     "overfit": Study(
         TileSpec(1022, scale=1022 / 1024),
         oriented=True,
-        epochs=150,
+        epochs=100,
         batch_size=1,
         method="probe",
         up=0,
-        fields={"augment": False, "lr": 3e-4},
+        fields={"augment": False, "lr": 1e-4},
     ),
     "scene": Study(TileSpec(336), oriented=True, epochs=10, batch_size=1, fair=2.5),
 }
@@ -184,7 +184,7 @@ def run(name: str, kept: ObjectSet, held: ObjectSet, config: DetectConfig, row: 
         seconds = {"train": time.perf_counter() - start, "train_cpu": time.process_time() - cpu, **trained.seconds}
         # Random weights are nowhere else: a package of finetune brings its own.
         predictor = DetectorPredictor(trained.package, weights=config.weights)
-        guesses = find_objects(predictor, held, batch_size=study.batch_size, progress=progress)
+        guesses = find_objects(predictor, held, batch_size=1, progress=progress)
     scores = average_precision(truths(held, study.oriented), guesses, trained.package.table)
     record = {
         **facts, "seconds": {stage: round(value, 1) for stage, value in seconds.items()}, "scores": scores.to_json(),
