@@ -48,7 +48,8 @@ def test_features_are_told_before_each_epoch_as_they_are_by_then(
     seen: Steps = []
     train(toy, config, progress=seen.append)
     assert len(told) == 3
-    frozen = Run(toy, None, normalisation_for(toy, config), config, seen.append, None).frozen
+    run = Run(toy, None, normalisation_for(toy, config), config, seen.append, None)
+    frozen = run.features(run.backbone(), "a new LoRA changes nothing")
     np.testing.assert_allclose(told[0].features, frozen, rtol=1e-4, atol=1e-5)
     gaps = [np.abs(one.features - two.features).max() for one, two in itertools.pairwise(told)]
     assert min(gaps) > 1e-3

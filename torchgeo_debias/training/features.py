@@ -38,8 +38,9 @@ def extract_features(
     backbone.to(device).eval()
     backbone.prefer(device, dtype)
     features = np.empty((len(chips), backbone.dim), dtype=np.float32)
+    at_once = max(1, batch_size // backbone.views)
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for take in track(list(_batches(len(chips), batch_size)), stage, progress):
+        for take in track(list(_batches(len(chips), at_once)), stage, progress):
             batch = chips.batch(take)
             images = normalisation(batch["image"].to(device), batch["valid"].to(device))
             features[take] = backbone(images).float().cpu().numpy()

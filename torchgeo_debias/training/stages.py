@@ -88,8 +88,13 @@ class Run(Timed):
 
     @cached_property
     def frozen(self) -> Array:
-        """Features of the training chips by the pretrained backbone, extracted once a run."""
-        return self.features(self.backbone(), "frozen features")
+        """Features of the training chips by the pretrained backbone, extracted once a run.
+
+        Of one view: what they are for, weights of chips and shares of experts, meets single views in the training.
+        """
+        backbone = self.backbone()
+        backbone.views = 1
+        return self.features(backbone, "frozen features")
 
     def features(self, backbone: Backbone, stage: str) -> Array:
         """Features of the training chips."""
