@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torchgeo_debias.training import TrainConfig, train
     from torchgeo_debias.training.detection import DetectConfig, train_detector
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "ChipSpec",
