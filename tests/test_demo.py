@@ -92,14 +92,13 @@ def test_the_demo_on_a_small_scene(tmp_path: Path) -> None:
 def small_steps(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the demo use a backbone that costs nothing."""
 
-    class Small(TrainConfig):
-        def __init__(self, seed: int, epochs: int) -> None:
-            super().__init__(seed=seed, epochs=epochs, backbone=tiny.BACKBONE, weights=str(tiny_weights))
+    def small(seed: int, epochs: int) -> TrainConfig:
+        return TrainConfig(seed=seed, epochs=epochs, backbone=tiny.BACKBONE, weights=str(tiny_weights))
 
     def load(package: ModelPackage) -> PackagePredictor:
         return PackagePredictor(package, weights=str(tiny_weights))
 
-    monkeypatch.setattr("torchgeo_debias.demo.TrainConfig", Small)
+    monkeypatch.setattr("torchgeo_debias.demo.TrainConfig", small)
     monkeypatch.setattr("torchgeo_debias.demo.PackagePredictor", load)
 
 
