@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -207,6 +208,47 @@ def check_plain(name: str) -> None:
         raise ConfigError(f"class_loss must be one of {', '.join(PLAIN)}; received {name!r}.")
 
 
-def plain_loss(name: str, table: ClassTable) -> LongTailLoss:
-    """One of :data:`PLAIN` with its default settings."""
-    return PLAIN[name].build(table, PLAIN[name].settings())
+class BesideClassLoss(LongTailLoss):
+    """One of :data:`PLAIN` with its default settings, and terms on features beside it.
+
+    Attributes:
+        name: Of the loss, for sentences.
+        class_loss: What the terms stand beside.
+    """
+
+    wants = "current"
+    name: ClassVar[str]
+
+    def __init__(self, table: ClassTable, class_loss: str) -> None:
+        super().__init__()
+        self.class_loss = PLAIN[class_loss].build(table, PLAIN[class_loss].settings())
+
+    @property
+    @abstractmethod
+    def told(self) -> bool:
+        """Whether the training chips were told."""
+
+    @abstractmethod
+    def terms(self, features: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """What is added to the class loss, scalars; arguments as of :meth:`forward`."""
+
+    def at(self, share: float) -> None:
+        """Tell the class loss."""
+        self.class_loss.at(share)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, index: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`LongTailLoss`; it needs ``index`` and ``features``.
+
+        Raises:
+            ConfigError: If one of them is not there, or the training chips were not told.
+        """
+        if index is None or features is None or not self.told:
+            raise ConfigError(
+                f"The loss '{self.name}' needs to know the training chips, and the index and feature of each."
+            )
+        loss: Tensor = self.class_loss(logits, labels)
+        for term in self.terms(features, labels, index):
+            loss = loss + term
+        return loss

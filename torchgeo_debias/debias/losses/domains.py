@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.clustering import Array
-from torchgeo_debias.debias.losses.classification import check_plain, plain_loss
-from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
+from torchgeo_debias.debias.losses.classification import BesideClassLoss, check_plain
+from torchgeo_debias.debias.losses.registry import Loss
 from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError, DataError
 
@@ -130,7 +130,7 @@ def domain_gap(features: Tensor, domains: Tensor) -> Tensor:
     return torch.stack(gaps).mean() if gaps else features.float().sum() * 0.0
 
 
-class DomainLoss(LongTailLoss):
+class DomainLoss(BesideClassLoss):
     """A class loss, ``weight`` times :func:`domain_class_loss` and ``gap_weight`` times :func:`domain_gap` beside it.
 
     Centroids are taken anew before each epoch, from the features as they are by then; a share ``momentum`` of the old
@@ -138,13 +138,12 @@ class DomainLoss(LongTailLoss):
     was not adapted before has learnt something.)
     """
 
-    wants = "current"
+    name = "boda"
     domains: Tensor
 
     def __init__(self, table: ClassTable, settings: DomainSettings) -> None:
-        super().__init__()
+        super().__init__(table, settings.class_loss)
         self.settings = settings
-        self.class_loss = plain_loss(settings.class_loss, table)
         self.known: DomainClasses | None = None
         self.centroids = torch.empty(0)
         self.register_buffer("domains", torch.empty(0, dtype=torch.int64), persistent=False)
@@ -174,25 +173,16 @@ class DomainLoss(LongTailLoss):
         self.centroids = self.known.centroids
         self.domains = torch.tensor(samples.domains, device=device)
 
-    def at(self, share: float) -> None:
-        """Tell the class loss."""
-        self.class_loss.at(share)
+    @property
+    def told(self) -> bool:
+        """Whether there are centroids."""
+        return self.known is not None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, index: Tensor | None = None, features: Tensor | None = None
-    ) -> Tensor:
-        """See :class:`LongTailLoss`; it needs ``index`` and ``features``.
-
-        Raises:
-            ConfigError: If one of them is not there, or the training chips were not told.
-        """
-        if index is None or features is None or self.known is None:
-            raise ConfigError("The loss 'boda' needs to know the training chips, and the index and feature of each.")
+    def terms(self, features: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """The distances to centroids, and the gap between domains."""
         domains = self.domains[index]
-        distances = domain_class_loss(features, labels, domains, self.known, self.settings)
-        gap = domain_gap(features, domains)
-        classes: Tensor = self.class_loss(logits, labels)
-        return classes + self.settings.weight * distances + self.settings.gap_weight * gap
+        distances = domain_class_loss(features, labels, domains, cast(DomainClasses, self.known), self.settings)
+        return self.settings.weight * distances, self.settings.gap_weight * domain_gap(features, domains)
 
 
 ENTRIES = (

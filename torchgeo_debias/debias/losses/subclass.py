@@ -18,8 +18,8 @@ from torch import Tensor
 
 from torchgeo_debias.classes import ClassTable
 from torchgeo_debias.debias.clustering import Array, check_clustering, cluster
-from torchgeo_debias.debias.losses.classification import check_plain, plain_loss
-from torchgeo_debias.debias.losses.registry import LongTailLoss, Loss
+from torchgeo_debias.debias.losses.classification import BesideClassLoss, check_plain
+from torchgeo_debias.debias.losses.registry import Loss
 from torchgeo_debias.debias.samples import Samples
 from torchgeo_debias.errors import ConfigError
 
@@ -158,7 +158,7 @@ def _contrast(similarity: Tensor, partners: Tensor, against: Tensor) -> Tensor:
     return -(shares.sum(dim=1) / partners.sum(dim=1).clamp_min(1)).mean()
 
 
-class SubclassLoss(LongTailLoss):
+class SubclassLoss(BesideClassLoss):
     """A class loss, and ``weight`` times :func:`subclass_contrast` beside it.
 
     Subclasses and temperatures are found anew before each epoch, from the features as they are by then. (The authors
@@ -166,14 +166,13 @@ class SubclassLoss(LongTailLoss):
     10 of several hundred.)
     """
 
-    wants = "current"
+    name = "sbcl"
     subclass: Tensor
     temperatures: Tensor
 
     def __init__(self, table: ClassTable, settings: SubclassSettings) -> None:
-        super().__init__()
+        super().__init__(table, settings.class_loss)
         self.settings = settings
-        self.class_loss = plain_loss(settings.class_loss, table)
         self.register_buffer("subclass", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("temperatures", torch.empty(0), persistent=False)
 
@@ -185,24 +184,16 @@ class SubclassLoss(LongTailLoss):
         self.subclass = torch.tensor(found, device=device)
         self.temperatures = torch.tensor(temperatures, device=device)
 
-    def at(self, share: float) -> None:
-        """Tell the class loss."""
-        self.class_loss.at(share)
+    @property
+    def told(self) -> bool:
+        """Whether there are subclasses."""
+        return len(self.subclass) > 0
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, index: Tensor | None = None, features: Tensor | None = None
-    ) -> Tensor:
-        """See :class:`LongTailLoss`; it needs ``index`` and ``features``.
-
-        Raises:
-            ConfigError: If one of them is not there, or the training chips were not told.
-        """
-        if index is None or features is None or not len(self.subclass):
-            raise ConfigError("The loss 'sbcl' needs to know the training chips, and the index and feature of each.")
-        classes: Tensor = self.class_loss(logits, labels)
+    def terms(self, features: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """The contrast."""
         subclass = self.subclass[index]
         contrast = subclass_contrast(features, index, labels, subclass, self.temperatures, self.settings)
-        return classes + self.settings.weight * contrast
+        return (self.settings.weight * contrast,)
 
 
 ENTRIES = (
